@@ -58,23 +58,29 @@ def build_model(cfg):
     return revert_sync_batchnorm(MODELS.build(model_cfg)).eval()
 
 
-def forward(model, scope, shape):
+def default_size(cfg):
+    """Height and width of the config's test images; (800, 1280) for COCO."""
+    if cfg.get('default_scope') == 'mmdet':
+        return [800, 1280]
+    crops = [
+        step.crop_size
+        for step in cfg.get('test_pipeline', [])
+        if step.type == 'CenterCrop'
+    ]
+    return [crops[-1] if crops else 224]
+
+
+def forward(model, scope, shape, device='cpu'):
     """One pass of a whole model over one random image of shape (3, H, W)."""
-    inputs = torch.randn(1, *shape)
+    inputs = torch.rand(1, *shape, device=device)
     if scope != 'mmdet':
         return model(inputs, mode='tensor')
     from mmdet.structures import DetDataSample
 
     size = tuple(shape[1:])
-    sample = DetDataSample(
-        metainfo=dict(
-            img_shape=size,
-            ori_shape=size,
-            pad_shape=size,
-            batch_input_shape=size,
-            scale_factor=(1.0, 1.0),
-        )
-    )
+    sizes = ('img_shape', 'ori_shape', 'pad_shape', 'batch_input_shape')
+    metainfo = dict.fromkeys(sizes, size)
+    sample = DetDataSample(metainfo=dict(metainfo, scale_factor=(1.0, 1.0)))
     return model(inputs, [sample], mode='tensor')
 
 
@@ -82,20 +88,26 @@ def parameters(module):
     return sum(p.numel() for p in module.parameters())
 
 
-def report(model, counts, shape, out=print):
-    name = type(model).__name__
+def count_of(module, name, counts):
+    """Multiply-adds of a part, whether it was called or only its parts."""
+    return counts.get(name) or sum(
+        count_of(child, f'{name}.{label}', counts)
+        for label, child in module.named_children()
+    )
+
+
+def report(model, counts, shape):
     size = ' x '.join(map(str, shape))
-    out(f'Input {size}; 1 multiply-add = 2 floating-point operations.')
-    out(f'{"part":<24}{"parameters (M)":>16}{"multiply-adds (G)":>20}')
+    print(f'Input {size}; 1 multiply-add = 2 floating-point operations.')
+    print(f'{"part":<24}{"parameters (M)":>16}{"multiply-adds (G)":>20}')
     rows = [
-        (child, module, counts.get(f'{name}.{child}', 0))
-        for child, module in model.named_children()
-        if parameters(module)
+        (label, part, count_of(part, f'{type(model).__name__}.{label}', counts))
+        for label, part in model.named_children()
+        if parameters(part)
     ]
-    for label, module, count in [*rows, ('total', model, counts['Global'])]:
-        out(
-            f'{label:<24}{parameters(module) / 1e6:>16.3f}{count / 1e9:>20.3f}'
-        )
+    for label, part, count in [*rows, ('total', model, counts['Global'])]:
+        millions = parameters(part) / 1e6
+        print(f'{label:<24}{millions:>16.3f}{count / 1e9:>20.3f}')
 
 
 def parse_args(argv=None):
@@ -105,8 +117,8 @@ def parse_args(argv=None):
         type=int,
         nargs='+',
         metavar='SIZE',
-        help='height and width, or one number for both; by default 224, for '
-        'detectors 800 1280',
+        help="height and width, or one number for both; by default the "
+        "config's test crop or 224, for detectors 800 1280",
     )
     parser.add_argument(
         '--backbone',
@@ -124,12 +136,12 @@ def main(argv=None):
     cfg = cli.load_config(args.config, args.cfg_options)
     cli.require(cfg, args.config, ['model'])
     scope = cfg.get('default_scope')
-    size = args.shape or ([800, 1280] if scope == 'mmdet' else [224])
+    size = args.shape or default_size(cfg)
     shape = (3, size[0], size[-1])
     model = build_model(cfg)
     if args.backbone:
         model = model.backbone
-        counts = count_multiply_adds(lambda: model(torch.randn(1, *shape)))
+        counts = count_multiply_adds(lambda: model(torch.rand(1, *shape)))
     else:
         counts = count_multiply_adds(lambda: forward(model, scope, shape))
     report(model, counts, shape)
