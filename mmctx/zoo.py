@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Optional
 
 import torch.nn as nn
+from mmengine.model import initialize
 
 from mmctx.checkpoints import RELEASED, CheckpointError, load_checkpoint
 from mmctx.models import backbones
@@ -161,7 +162,7 @@ def get_model(
         ),
     )
     if not pretrained:
-        model.init_weights()
+        initialize(model.head, model.head.init_cfg)
         return model
     state = load_checkpoint(_released_uri(name))
     if num_classes != 1000:

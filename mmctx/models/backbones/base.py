@@ -21,7 +21,7 @@ class ContextBackbone(BaseModule):
 
     A subclass builds ``self.stem`` and appends ``self.num_stages`` stages,
     each an ``nn.Sequential`` of blocks, to ``self.stages``; then it calls
-    :meth:`_freeze_stages`. Only the stages that the outputs need are built,
+    :meth:`_finish_init`. Only the stages that the outputs need are built,
     so that no parameter is left without a gradient.
 
     Args:
@@ -169,18 +169,24 @@ class ContextBackbone(BaseModule):
             )
 
     def init_weights(self) -> None:
-        """Initialise as ``init_cfg`` says, else as the release does."""
+        """Initialise as ``init_cfg`` says.
+
+        Without one the constructor's values stay: the release's own.
+        """
         cfgs = self.init_cfg if self.init_cfg is not None else []
         cfgs = cfgs if isinstance(cfgs, (list, tuple)) else [cfgs]
         pretrained = [c for c in cfgs if c.get('type') == 'Pretrained']
-        if not self._is_init:
-            self._reset_parameters()
         if not pretrained:
             super().init_weights()
             return
         for cfg in pretrained:
             load_backbone(self, cfg['checkpoint'], cfg.get('prefix'))
         self._is_init = True
+
+    def _finish_init(self) -> None:
+        """What a subclass calls once its stem and stages are built."""
+        self._reset_parameters()
+        self._freeze_stages()
 
     def _reset_parameters(self) -> None:
         """Initial values that differ from PyTorch's defaults."""

@@ -234,7 +234,7 @@ class CoTNet(ContextBackbone):
                 )  # fmt: skip
                 channels = stage_channels[i]
             self.stages.append(nn.Sequential(*blocks))
-        self._freeze_stages()
+        self._finish_init()
 
     def _resolve_depth(
         self, depth: Union[int, Sequence[int]]
