@@ -15,6 +15,8 @@ from mmengine.config import Config, ConfigDict, DictAction
 from mmengine.registry import RUNNERS
 from mmengine.runner import Runner
 
+from mmctx.checkpoints import CheckpointError
+
 SHOW_TRACEBACK = 'MMCTX_TRACEBACK'
 
 
@@ -190,10 +192,12 @@ def describe(error: BaseException) -> str:
 def is_user_error(error: Exception) -> bool:
     """Whether an error comes from a flag, a path or a config.
 
-    Beside a UserError that is a missing file, and a type that MMEngine's
-    registries do not know: some objects are built only when training starts.
+    Beside a UserError that is a missing file, a checkpoint that cannot be
+    used, and a type that MMEngine's registries do not know: some objects are
+    built only when training starts.
     """
-    return isinstance(error, (UserError, FileNotFoundError)) or (
+    known = (UserError, FileNotFoundError, CheckpointError)
+    return isinstance(error, known) or (
         isinstance(error, KeyError)
         and re.search(r'is not in the \S+ registry', str(error)) is not None
     )

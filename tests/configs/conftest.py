@@ -1,8 +1,13 @@
 """Small stand-ins for the data sets that the configs name."""
 
+import functools
+import gc
 import json
 
 import cv2
+import mmdet.apis  # noqa: F401  (imported before gc.freeze)
+import mmengine
+import mmpretrain.apis  # noqa: F401
 import numpy as np
 import pytest
 
@@ -70,3 +75,22 @@ def data_roots(tmp_path_factory):
         'data/imagenet': f'{folder}/imagenet',
         'data/coco/': f'{folder}/coco/',
     }
+
+
+@pytest.fixture(scope='session', autouse=True)
+def no_repeated_work():
+    """Keeps MMEngine from reading every model index anew for every config.
+
+    Its data sets collect garbage, too: what is loaded by now is frozen.
+    """
+    config = mmengine.config.config
+    gc.collect()
+    gc.freeze()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(
+            config,
+            '_get_external_cfg_path',
+            functools.cache(config._get_external_cfg_path),
+        )
+        yield
+    gc.unfreeze()

@@ -1,17 +1,12 @@
 """Every config loads, builds, trains one step and predicts."""
 
-import functools
-import gc
-from pathlib import Path
-
-import mmengine
 import pytest
 import torch
 from mmengine.config import Config
-from mmengine.registry import MODELS, init_default_scope
 from mmengine.runner import Runner
 
-ROOT = Path(__file__).resolve().parents[2]
+from tests.scripts import ROOT
+
 CONFIGS = sorted(
     path.relative_to(ROOT / 'configs').with_suffix('').as_posix()
     for path in (ROOT / 'configs').rglob('*.py')
@@ -103,24 +98,6 @@ def shrink(cfg, data_roots, work_dir):
     return cfg
 
 
-@pytest.fixture(scope='module', autouse=True)
-def no_repeated_work():
-    """Keeps MMEngine from reading every model index anew for every config.
-
-    Each data set collects garbage, too: what is loaded by now is frozen.
-    """
-    gc.collect()
-    gc.freeze()
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(
-            mmengine.config.config,
-            '_get_external_cfg_path',
-            functools.cache(mmengine.config.config._get_external_cfg_path),
-        )
-        yield
-    gc.unfreeze()
-
-
 @pytest.fixture
 def quiet(monkeypatch):
     """No slow reports of machine and config in the log."""
@@ -132,7 +109,7 @@ def quiet(monkeypatch):
 @pytest.mark.parametrize('name', CONFIGS)
 def test_trains_and_predicts(name, data_roots, tmp_path, quiet):
     cfg = shrink(load(name), data_roots, tmp_path)
-    cfg.experiment_name = name.replace('/', '_') 
+    cfg.experiment_name = name.replace('/', '_')
     runner = Runner.from_cfg(cfg)
     before = [p.detach().clone() for p in runner.model.parameters()]
     runner.train()

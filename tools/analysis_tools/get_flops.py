@@ -101,7 +101,11 @@ def report(model, counts, shape):
     print(f'Input {size}; 1 multiply-add = 2 floating-point operations.')
     print(f'{"part":<24}{"parameters (M)":>16}{"multiply-adds (G)":>20}')
     rows = [
-        (label, part, count_of(part, f'{type(model).__name__}.{label}', counts))
+        (
+            label,
+            part,
+            count_of(part, f'{type(model).__name__}.{label}', counts),
+        )
         for label, part in model.named_children()
         if parameters(part)
     ]
@@ -117,7 +121,7 @@ def parse_args(argv=None):
         type=int,
         nargs='+',
         metavar='SIZE',
-        help="height and width, or one number for both; by default the "
+        help='height and width, or one number for both; by default the '
         "config's test crop or 224, for detectors 800 1280",
     )
     parser.add_argument(
