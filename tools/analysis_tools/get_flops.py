@@ -70,9 +70,9 @@ def default_size(cfg):
     return [crops[-1] if crops else 224]
 
 
-def forward(model, scope, shape, device='cpu'):
+def forward(model, scope, shape):
     """One pass of a whole model over one random image of shape (3, H, W)."""
-    inputs = torch.rand(1, *shape, device=device)
+    inputs = torch.rand(1, *shape)
     if scope != 'mmdet':
         return model(inputs, mode='tensor')
     from mmdet.structures import DetDataSample
