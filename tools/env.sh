@@ -166,7 +166,7 @@ follow() {
 progress() {
   local count
   count=$(tail -n 400 "$log" | grep -oE '^ *\[[0-9]+/[0-9]+\]' | tail -n 1 | tr -d ' []') || true
-  if [ -n "$count" ]; then echo "$count files compiled"; else tail -n 1 "$log"; fi
+  if [ -n "$count" ]; then echo "$count files compiled"; else tail -n 1 "$log" | sed 's/^ *//'; fi
 }
 
 fail() {
@@ -184,7 +184,7 @@ interrupted() {
 
 # -------------------------------------------------------------------- the steps
 
-pip() { "$venv/bin/python" -I -m pip --no-input --disable-pip-version-check "$@"; }
+pip() { PIP_USER=0 "$venv/bin/python" -I -m pip --no-input --disable-pip-version-check "$@"; }
 
 # pip takes what an interrupted run left behind for installed, though its last
 # files can be missing: drop it from the list, and it is installed once more.

@@ -82,14 +82,14 @@ class Machine:
         path.write_text(text)
         path.chmod(0o755)
 
-    def start(self, *command, **variables):
+    def start(self, *command, stderr=subprocess.PIPE, **variables):
         return subprocess.Popen(
             [self.bin / 'bash', self.checkout / 'tools/env.sh', *command],
             env={**self.variables, **variables},
             cwd=self.folder,
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
+            stderr=stderr,
             text=True,
         )
 
@@ -231,6 +231,24 @@ def test_interruption_ends_the_step_and_the_next_run_goes_on(machine):
     assert machine.calls() == BUILD[3:]
 
 
+def test_progress_of_the_compilation_on_a_terminal(machine):
+    hook = (
+        'case "$*" in *" wheel "*) echo "  [3/78] c++"; echo warning;'
+        ' until [ -e go ]; do sleep 0.05; done ;; esac'
+    )
+    ours, theirs = os.openpty()
+    process = machine.start(stderr=theirs, STUB_HOOK=hook)
+    os.close(theirs)
+    shown, end = '', time.monotonic() + 30
+    while '3/78 files compiled' not in shown and time.monotonic() < end:
+        shown += os.read(ours, 1000).decode()  # fails when env.sh has ended
+    assert '3/78 files compiled' in shown
+    assert '\r\x1b[Kenv.sh: mmcv: ' in shown
+    (machine.folder / 'go').touch()
+    assert process.wait(timeout=30) == 0
+    os.close(ours)
+
+
 def test_half_installed_packages_are_forgotten(machine):
     hook = (
         'case "$*" in *torch.txt)'
@@ -284,9 +302,10 @@ def test_two_at_once_build_once(machine):
     second = machine.start(*command)
     assert 'waiting' in second.stderr.readline()
     (machine.folder / 'go').touch()
-    for process in first, second:
-        process.communicate(timeout=30)
+    for process, builds in (first, True), (second, False):
+        _, err = process.communicate(timeout=30)
         assert process.returncode == 0
+        assert ('building' in err) == builds
     assert machine.calls() == BUILD
 
 
