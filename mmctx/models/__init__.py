@@ -2,5 +2,13 @@
 
 from .backbones import CoTNet, CoTNeXt, SECoTNetD
 from .layers import CoTLayer, CoXtLayer
+from .necks import PooledDropout
 
-__all__ = ['CoTLayer', 'CoTNeXt', 'CoTNet', 'CoXtLayer', 'SECoTNetD']
+__all__ = [
+    'CoTLayer',
+    'CoTNeXt',
+    'CoTNet',
+    'CoXtLayer',
+    'PooledDropout',
+    'SECoTNetD',
+]

@@ -1,0 +1,17 @@
+# Cascade R-CNN on SE-CoTNetD-50 (released results, not in the paper).
+_base_ = [
+    '../_base_/models/cascade-rcnn_fpn_syncbn-4conv1fc.py',
+    '../_base_/common/ms-range-90k_coco.py',
+]
+
+model = dict(
+    backbone=dict(
+        type='SECoTNetD',
+        depth=50,
+        init_cfg=dict(
+            type='Pretrained',
+            checkpoint='mmctx://se_cotnetd_50',
+            prefix='backbone.',
+        ),
+    )
+)

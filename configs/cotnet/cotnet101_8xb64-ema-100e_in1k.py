@@ -1,0 +1,5 @@
+# CoTNet-101, default setup with averaged weights (Table 3).
+_base_ = [
+    './cotnet101_8xb64-100e_in1k.py',
+    '../_base_/hooks/ema_1e-4.py',
+]

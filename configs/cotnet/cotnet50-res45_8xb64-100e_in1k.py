@@ -1,0 +1,4 @@
+# Table 6 of the paper: CoT blocks in res4 and res5.
+_base_ = './cotnet50_8xb64-100e_in1k.py'
+
+model = dict(backbone=dict(cot_stages=(2, 3)))

@@ -1,0 +1,220 @@
+"""What the command-line tools share: flags, configs, errors in one line."""
+
+import argparse
+import difflib
+import importlib.util
+import os
+import re
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Callable, Optional
+
+import torch
+from mmengine.config import Config, ConfigDict, DictAction
+from mmengine.registry import RUNNERS
+from mmengine.runner import Runner
+
+from mmctx.checkpoints import CheckpointError
+
+SHOW_TRACEBACK = 'MMCTX_TRACEBACK'
+
+
+class UserError(Exception):
+    """Something that the person at the keyboard can put right."""
+
+
+class Parser(argparse.ArgumentParser):
+    """A parser whose errors are one line and name the nearest flag."""
+
+    def parse_args(self, args=None, namespace=None):
+        try:
+            return super().parse_args(args, namespace)
+        except ValueError:
+            # raised by DictAction
+            self.error('--cfg-options takes KEY=VALUE pairs')
+
+    def error(self, message):
+        unknown = re.search(r'unrecognized arguments: (--[\w-]+)', message)
+        if unknown:
+            near = difflib.get_close_matches(
+                unknown[1], self._option_string_actions, n=1
+            )
+            message += ''.join(f' (did you mean {flag}?)' for flag in near)
+        self.exit(2, f'{self.prog}: error: {message}; see --help\n')
+
+
+def config_parser(description: str) -> Parser:
+    """A parser with the arguments of every tool that reads a config."""
+    parser = Parser(description=description)
+    parser.add_argument('config', help='config file')
+    parser.add_argument(
+        '--cfg-options',
+        nargs='+',
+        action=DictAction,
+        metavar='KEY=VALUE',
+        help='settings that replace those of the config, for example '
+        'model.backbone.depth=101 or "key=[(a,b),(c,d)]" (quoted, without '
+        'blanks)',
+    )
+    return parser
+
+
+def run_parser(description: str) -> Parser:
+    """A parser with the arguments that training and testing share."""
+    parser = config_parser(description)
+    parser.add_argument(
+        '--work-dir',
+        help='folder for logs, checkpoints and metrics; by default the '
+        "config's work_dir, else work_dirs/<name of the config>",
+    )
+    parser.add_argument(
+        '--amp', action='store_true', help='automatic mixed precision'
+    )
+    parser.add_argument(
+        '--launcher',
+        choices=['none', 'pytorch', 'slurm', 'mpi'],
+        default='none',
+        help='job launcher',
+    )
+    # torch.distributed.launch passes one or the other spelling
+    parser.add_argument('--local_rank', '--local-rank', type=int, default=0)
+    return parser
+
+
+def existing_file(path: str, what: str) -> str:
+    """The path, if there is a file; a UserError with a near name if not."""
+    if Path(path).is_file():
+        return path
+    folder = Path(path).parent
+    names = os.listdir(folder) if folder.is_dir() else []
+    near = difflib.get_close_matches(Path(path).name, names, n=1)
+    hint = f' (did you mean {folder / near[0]}?)' if near else ''
+    raise UserError(f'{what} {path} does not exist{hint}')
+
+
+def existing_checkpoint(path: str) -> str:
+    """The path or URL of a checkpoint; a missing file is a UserError."""
+    return path if '://' in path else existing_file(path, 'checkpoint')
+
+
+def load_config(path: str, options: Optional[dict] = None) -> Config:
+    """Reads a config and applies the settings from the command line.
+
+    Raises:
+        UserError: There is no such file, it cannot be read, or it is written
+            for a package that is not installed.
+    """
+    existing_file(path, 'config')
+    try:
+        cfg = Config.fromfile(path)
+    except Exception as error:
+        raise UserError(
+            f'cannot read config {path}: {describe(error)}'
+        ) from error
+    try:
+        cfg.merge_from_dict(options or {})
+    except Exception as error:
+        raise UserError(f'--cfg-options: {describe(error)}') from error
+    scope = cfg.get('default_scope') or 'mmengine'
+    if importlib.util.find_spec(scope) is None:
+        raise UserError(
+            f'config {path} is written for {scope!r}, which is not installed'
+        )
+    return cfg
+
+
+def require(cfg: Config, path: str, fields: Sequence[str]) -> None:
+    """Raises a UserError if the config lacks one of the fields."""
+    missing = [field for field in fields if cfg.get(field) is None]
+    if missing:
+        raise UserError(
+            f'config {path} has no {", ".join(missing)}: it is not a complete '
+            'config of mmpretrain, mmdet or mmseg (MMEngine generation)'
+        )
+
+
+def prepare(cfg: Config, args: argparse.Namespace) -> None:
+    """Applies the arguments of :func:`run_parser` but ``--amp``."""
+    os.environ.setdefault('LOCAL_RANK', str(args.local_rank))
+    cfg.launcher = args.launcher
+    cfg.work_dir = (
+        args.work_dir
+        or cfg.get('work_dir')
+        or os.path.join('work_dirs', Path(args.config).stem)
+    )
+    if not torch.cuda.is_available():
+        cfg.merge_from_dict({'env_cfg.dist_cfg.backend': 'gloo'})
+    for name in ('train_dataloader', 'val_dataloader', 'test_dataloader'):
+        if cfg.get(name) is not None:
+            _complete_dataloader(cfg[name], cfg.get('default_scope'))
+
+
+def _complete_dataloader(loader: ConfigDict, scope: Optional[str]) -> None:
+    if scope == 'mmpretrain':
+        # what mmpretrain's own tools set
+        loader.setdefault('pin_memory', torch.cuda.is_available())
+        loader.setdefault('persistent_workers', True)
+        loader.setdefault('collate_fn', dict(type='default_collate'))
+    if loader.get('num_workers', 0) == 0:
+        # PyTorch refuses these two without workers
+        loader.pop('persistent_workers', None)
+        loader.pop('prefetch_factor', None)
+
+
+def build_runner(cfg: Config, path: str) -> Runner:
+    """The runner that the config at ``path`` asks for.
+
+    Raises:
+        UserError: A constructor refuses what the config gives it.
+    """
+    try:
+        if 'runner_type' in cfg:
+            return RUNNERS.build(cfg)
+        return Runner.from_cfg(cfg)
+    except (AssertionError, KeyError, TypeError, ValueError) as error:
+        raise UserError(
+            f'cannot build what {path} describes: {describe(error)}'
+        ) from error
+
+
+def describe(error: BaseException) -> str:
+    """An error in one line: its place in a file, or its last line."""
+    if isinstance(error, SyntaxError) and error.lineno:
+        return f'line {error.lineno}: {error.msg}'
+    lines = [line for line in str(error).splitlines() if line.strip()]
+    text = lines[-1].strip('\'" ') if lines else ''
+    if isinstance(error, KeyError) and ' ' not in text:
+        text = f'there is no {text!r}'
+    return text.split('. Please check')[0] or type(error).__name__
+
+
+def is_user_error(error: Exception) -> bool:
+    """Whether an error comes from a flag, a path or a config.
+
+    Beside a UserError that is a missing file, a checkpoint that cannot be
+    used, and a type that MMEngine's registries do not know: some objects are
+    built only when training starts.
+    """
+    known = (UserError, FileNotFoundError, CheckpointError)
+    return isinstance(error, known) or (
+        isinstance(error, KeyError)
+        and re.search(r'is not in the \S+ registry', str(error)) is not None
+    )
+
+
+def run(main: Callable, argv: Optional[Sequence[str]] = None) -> int:
+    """Runs a tool; a user's error becomes one line on stderr and code 2.
+
+    With the environment variable ``MMCTX_TRACEBACK`` set, the traceback of
+    such an error is shown too.
+    """
+    try:
+        main(argv)
+    except Exception as error:
+        if os.environ.get(SHOW_TRACEBACK) or not is_user_error(error):
+            raise
+        prog = Path(sys.argv[0]).name
+        print(f'{prog}: error: {describe(error)}', file=sys.stderr)
+        return 2
+    return 0

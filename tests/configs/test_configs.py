@@ -1,0 +1,119 @@
+"""Every config loads, builds, trains one step and predicts."""
+
+import pytest
+import torch
+from mmengine.config import Config
+from mmengine.runner import Runner
+
+from tests.scripts import ROOT
+
+CONFIGS = sorted(
+    path.relative_to(ROOT / 'configs').with_suffix('').as_posix()
+    for path in (ROOT / 'configs').rglob('*.py')
+    if '_base_' not in path.parts
+)
+
+# What a training step may do without, so that it takes a second.
+SHALLOW = dict(
+    CoTNet=dict(depth=(1, 1, 1, 1)),
+    CoTNeXt=dict(depth=(1, 1, 1, 1)),
+    SECoTNetD=dict(depth=(1, 1, 2, 1)),
+)
+# What the shallow network keeps of the named depth.
+KEPT = {
+    ('SECoTNetD', 101): dict(stem_channels=64),
+    ('SECoTNetD', 152): dict(stem_channels=64, blur_pool=True),
+}
+SIZES = ('scale', 'scales', 'crop_size')
+# The most that a detector's head keeps of regions and of channels.
+LIMITS = dict(
+    nms_pre=16,
+    max_per_img=16,
+    num=16,
+    conv_out_channels=32,
+    fc_out_channels=32,
+)
+
+
+def load(name):
+    return Config.fromfile(ROOT / 'configs' / f'{name}.py')
+
+
+def replace(node, change):
+    """A copy of nested dicts and lists, ``change(key, value)`` applied."""
+    if isinstance(node, dict):
+        return type(node)(
+            {k: replace(change(k, v), change) for k, v in node.items()}
+        )
+    if isinstance(node, list):
+        return [replace(item, change) for item in node]
+    return node
+
+
+def shrink_model(model):
+    backbone = model.backbone
+    backbone.update(KEPT.get((backbone.type, backbone.get('depth')), {}))
+    backbone.update(SHALLOW.get(backbone.type, {}))
+    backbone.pop('init_cfg', None)
+
+    return replace(model, lambda k, v: min(v, LIMITS[k]) if k in LIMITS else v)
+
+
+def shrink_loader(loader, data_roots):
+    def small(key, value):
+        if isinstance(value, str):
+            return data_roots.get(value, value)
+        if key in SIZES and isinstance(value, list):
+            return [tuple(side // 10 for side in pair) for pair in value]
+        if key in SIZES and isinstance(value, tuple):
+            return tuple(side // 10 for side in value)
+        if key in SIZES:
+            return max(value // 3, 64)
+        return value
+
+    loader = replace(loader, small)
+    loader.update(batch_size=2, num_workers=0, persistent_workers=False)
+    return loader
+
+
+def shrink(cfg, data_roots, work_dir):
+    """The same experiment, one iteration long, on two small images."""
+    cfg.work_dir = str(work_dir)
+    cfg.model = shrink_model(cfg.model)
+    for name in ('train_dataloader', 'val_dataloader', 'test_dataloader'):
+        cfg[name] = shrink_loader(cfg[name], data_roots)
+    for name in ('val_evaluator', 'test_evaluator'):
+        for root, small_root in data_roots.items():
+            cfg[name] = replace(
+                cfg[name],
+                lambda k, v, a=root, b=small_root: (
+                    v.replace(a, b) if isinstance(v, str) else v
+                ),
+            )
+    if cfg.train_cfg.get('by_epoch'):
+        cfg.train_cfg.max_epochs = 1
+    else:
+        cfg.train_cfg.update(max_iters=1, val_interval=1)
+    cfg.default_hooks.checkpoint = None
+    return cfg
+
+
+@pytest.fixture
+def quiet(monkeypatch):
+    """No slow reports of machine and config in the log."""
+    monkeypatch.setattr(Config, 'pretty_text', '')
+    monkeypatch.setattr(Runner, 'dump_config', lambda self: None)
+    monkeypatch.setattr('mmengine.runner.runner.collect_env', dict)
+
+
+@pytest.mark.parametrize('name', CONFIGS)
+def test_trains_and_predicts(name, data_roots, tmp_path, quiet):
+    cfg = shrink(load(name), data_roots, tmp_path)
+    cfg.experiment_name = name.replace('/', '_')
+    runner = Runner.from_cfg(cfg)
+    before = [p.detach().clone() for p in runner.model.parameters()]
+    runner.train()
+    after = list(runner.model.parameters())
+    assert runner.iter == 1
+    assert all(torch.isfinite(p).all() for p in after)
+    assert any(not torch.equal(a, b) for a, b in zip(before, after))

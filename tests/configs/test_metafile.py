@@ -1,0 +1,96 @@
+"""The metafiles list every config, with the size that its model has."""
+
+import functools
+import json
+
+import pytest
+import torch
+import yaml
+from mmengine.config import Config
+
+from tests.scripts import ROOT, load_script
+
+get_flops = load_script('tools/analysis_tools/get_flops.py')
+
+#: What a paper prints and its own definition does not give; the family's
+#: README says why.
+MISPRINTED = {'se-resnetd50_8xb64-100e_in1k'}
+
+
+def read(path):
+    return yaml.safe_load((ROOT / path).read_text())
+
+
+METAFILES = read('model-index.yml')['Import']
+ENTRIES = {
+    entry['Name']: entry
+    for path in METAFILES
+    for entry in read(path)['Models']
+}
+
+
+@pytest.mark.parametrize('path', METAFILES)
+def test_entries_and_configs_are_the_same(path):
+    entries = read(path)['Models']
+    folder = (ROOT / path).parent
+    assert sorted(entry['Name'] for entry in entries) == sorted(
+        config.stem for config in folder.glob('*.py')
+    )
+    for entry in entries:
+        assert (ROOT / entry['Config']).stem == entry['Name']
+        assert (ROOT / entry['Config']).is_file()
+
+
+@functools.cache
+def measure_classifier(backbone, head, side):
+    """Size of a classifier; many configs train the same one."""
+    cfg = Config(
+        dict(
+            default_scope='mmpretrain',
+            model=dict(
+                type='ImageClassifier',
+                backbone=json.loads(backbone),
+                neck=dict(type='GlobalAveragePooling'),
+                head=json.loads(head),
+            ),
+        )
+    )
+    model = get_flops.build_model(cfg)
+    counts = get_flops.count_multiply_adds(
+        lambda: get_flops.forward(model, cfg.default_scope, (3, side, side))
+    )
+    return dict(Parameters=get_flops.parameters(model), FLOPs=counts['Global'])
+
+
+def measure(cfg):
+    if cfg.default_scope == 'mmpretrain':
+        cfg.model.backbone.pop('drop_path_rate', None)
+        return measure_classifier(
+            json.dumps(cfg.model.backbone),
+            json.dumps(cfg.model.head),
+            get_flops.default_size(cfg)[0],
+        )
+    with torch.device('meta'):
+        model = get_flops.build_model(cfg)
+    return dict(Parameters=get_flops.parameters(model))
+
+
+@pytest.mark.parametrize('name', ENTRIES)
+def test_size(name):
+    entry = ENTRIES[name]
+    measured = measure(Config.fromfile(ROOT / entry['Config']))
+    for key, value in measured.items():
+        assert value == pytest.approx(entry['Metadata'][key], rel=1e-3)
+
+
+@pytest.mark.parametrize('name', sorted(set(ENTRIES) - MISPRINTED))
+def test_size_is_the_published_one(name):
+    entry = ENTRIES[name]
+    for key, unit, tolerance in (
+        ('Parameters', 'M', 0.01),
+        ('FLOPs', 'G', 0.03),
+    ):
+        published = entry['Published'].get(f'{key} ({unit})')
+        if published is not None:
+            counted = entry['Metadata'][key] / dict(M=1e6, G=1e9)[unit]
+            assert counted == pytest.approx(published, rel=tolerance)

@@ -1,0 +1,155 @@
+#!/usr/bin/env python
+"""Counts parameters and multiply-adds of a config's model, part by part.
+
+One multiply-add is a multiplication and the addition that follows it; papers
+call this one FLOP, or two. Counted are convolutions, matrix products (those
+of attention too) and local aggregation; not counted are norms, activations,
+pooling, sampling and anything element by element. Detectors run on a random
+image with random weights, so the number of regions is the config's maximum
+or close to it.
+"""
+
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
+
+import torch
+from mmengine.model import revert_sync_batchnorm
+from mmengine.registry import MODELS, init_default_scope
+from torch.utils.flop_counter import FlopCounterMode, sdpa_flop
+
+import mmctx.ops  # noqa: F401  (defines the operators counted below)
+from mmctx.engine import cli
+
+
+def local_aggregation_flop(value, weight, *_, **__):
+    """Shapes (N, C, H, W), (N, G, K*K, H, W): 2 N C K K H W operations."""
+    return 2 * torch.Size(value).numel() * weight[2]
+
+
+FORMULAS = {
+    torch.ops.mmctx.local_aggregation: local_aggregation_flop,
+    torch.ops.aten._scaled_dot_product_flash_attention_for_cpu: sdpa_flop,
+}
+
+
+def count_multiply_adds(run):
+    """Multiply-adds per module while ``run()`` runs, and in all ('Global').
+
+    Names start with that of the outermost module's class, as in
+    'ImageClassifier.backbone'.
+    """
+    counter = FlopCounterMode(display=False, custom_mapping=FORMULAS)
+    with torch.no_grad(), counter:
+        run()
+    return {
+        name: sum(counts.values()) // 2
+        for name, counts in counter.get_flop_counts().items()
+    }
+
+
+def build_model(cfg):
+    """The config's model with untrained weights, ready to evaluate."""
+    init_default_scope(cfg.get('default_scope') or 'mmengine')
+    model_cfg = cfg.model
+    if 'data_preprocessor' in cfg:
+        model_cfg.setdefault('data_preprocessor', cfg.data_preprocessor)
+    return revert_sync_batchnorm(MODELS.build(model_cfg)).eval()
+
+
+def default_size(cfg):
+    """Height and width of the config's test images; (800, 1280) for COCO."""
+    if cfg.get('default_scope') == 'mmdet':
+        return [800, 1280]
+    crops = [
+        step.crop_size
+        for step in cfg.get('test_pipeline', [])
+        if step.type == 'CenterCrop'
+    ]
+    return [crops[-1] if crops else 224]
+
+
+def forward(model, scope, shape):
+    """One pass of a whole model over one random image of shape (3, H, W)."""
+    inputs = torch.rand(1, *shape)
+    if scope != 'mmdet':
+        return model(inputs, mode='tensor')
+    from mmdet.structures import DetDataSample
+
+    size = tuple(shape[1:])
+    sizes = ('img_shape', 'ori_shape', 'pad_shape', 'batch_input_shape')
+    metainfo = dict.fromkeys(sizes, size)
+    sample = DetDataSample(metainfo=dict(metainfo, scale_factor=(1.0, 1.0)))
+    return model(inputs, [sample], mode='tensor')
+
+
+def parameters(module):
+    return sum(p.numel() for p in module.parameters())
+
+
+def count_of(module, name, counts):
+    """Multiply-adds of a part, whether it was called or only its parts."""
+    return counts.get(name) or sum(
+        count_of(child, f'{name}.{label}', counts)
+        for label, child in module.named_children()
+    )
+
+
+def report(model, counts, shape):
+    size = ' x '.join(map(str, shape))
+    print(f'Input {size}; 1 multiply-add = 2 floating-point operations.')
+    print(f'{"part":<24}{"parameters (M)":>16}{"multiply-adds (G)":>20}')
+    rows = [
+        (
+            label,
+            part,
+            count_of(part, f'{type(model).__name__}.{label}', counts),
+        )
+        for label, part in model.named_children()
+        if parameters(part)
+    ]
+    for label, part, count in [*rows, ('total', model, counts['Global'])]:
+        millions = parameters(part) / 1e6
+        print(f'{label:<24}{millions:>16.3f}{count / 1e9:>20.3f}')
+
+
+def parse_args(argv=None):
+    parser = cli.config_parser(__doc__.splitlines()[0])
+    parser.add_argument(
+        '--shape',
+        type=int,
+        nargs='+',
+        metavar='SIZE',
+        help='height and width, or one number for both; by default the '
+        "config's test crop or 224, for detectors 800 1280",
+    )
+    parser.add_argument(
+        '--backbone',
+        action='store_true',
+        help='count the backbone alone, all four stages',
+    )
+    args = parser.parse_args(argv)
+    if args.shape and (len(args.shape) > 2 or min(args.shape) < 1):
+        parser.error('--shape takes one or two positive numbers')
+    return args
+
+
+def main(argv=None):
+    args = parse_args(argv)
+    cfg = cli.load_config(args.config, args.cfg_options)
+    cli.require(cfg, args.config, ['model'])
+    scope = cfg.get('default_scope')
+    size = args.shape or default_size(cfg)
+    shape = (3, size[0], size[-1])
+    model = build_model(cfg)
+    if args.backbone:
+        model = model.backbone
+        counts = count_multiply_adds(lambda: model(torch.rand(1, *shape)))
+    else:
+        counts = count_multiply_adds(lambda: forward(model, scope, shape))
+    report(model, counts, shape)
+
+
+if __name__ == '__main__':
+    sys.exit(cli.run(main))
