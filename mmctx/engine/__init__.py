@@ -1,0 +1,3 @@
+from .hooks import PrepareDigitScenes
+
+__all__ = ['PrepareDigitScenes']

@@ -1,0 +1,3 @@
+from .prepare_digit_scenes import PrepareDigitScenes
+
+__all__ = ['PrepareDigitScenes']
