@@ -103,15 +103,15 @@ def _locked(directory: Path):
     """Hold the exclusive lock of a directory, which is made if need be."""
     import fcntl  # POSIX only, so not a condition of importing mmctx
 
-    try:
-        directory.mkdir(parents=True, exist_ok=True)
-        lock = open(directory / '.lock', 'w')
-    except OSError as error:
-        raise type(error)(
-            f'Cannot write in {directory}: {error}. Choose a place that you '
-            'may write to, or have its owner make the data first.'
-        ) from error
-    with lock:
+    with contextlib.ExitStack() as stack:
+        try:
+            directory.mkdir(parents=True, exist_ok=True)
+            lock = stack.enter_context(open(directory / '.lock', 'w'))
+        except OSError as error:
+            raise type(error)(
+                f'Cannot write in {directory}: {error}. Choose a place that '
+                'you may write to, or have its owner make the data first.'
+            ) from error
         fcntl.flock(lock, fcntl.LOCK_EX)
         yield
 

@@ -1,3 +1,3 @@
-from .hooks import PrepareDigitScenes
+from .hooks import CurvePlot, PredictionGallery, PrepareDigitScenes
 
-__all__ = ['PrepareDigitScenes']
+__all__ = ['CurvePlot', 'PredictionGallery', 'PrepareDigitScenes']
