@@ -2,7 +2,7 @@ _base_ = [
     '../_base_/models/digit_scenes_faster-rcnn_fpn.py',
     '../_base_/datasets/digit_scenes_detection.py',
     '../_base_/schedules/digit_scenes_detection.py',
-    '../_base_/runtime/mmdet.py',
+    '../_base_/runtime/digit_scenes_mmdet.py',
 ]
 
 model = dict(
