@@ -3,7 +3,20 @@
 Importing the package registers its classes and does nothing else.
 """
 
-from . import engine  # noqa: F401
-from .version import __version__
+from .compatibility import check_dependencies
 
-__all__ = ['__version__']
+check_dependencies()
+
+from . import engine  # noqa: E402, F401
+from .models import *  # noqa: E402, F403
+from .models import __all__ as _models  # noqa: E402
+from .version import __version__  # noqa: E402
+from .zoo import get_backbone, get_model, list_models  # noqa: E402
+
+__all__ = [
+    '__version__',
+    'get_backbone',
+    'get_model',
+    'list_models',
+    *_models,
+]

@@ -4,12 +4,14 @@ A name in a root registry resolves from every default scope (mmpretrain,
 mmdet, mmseg), so ``type='CoTNet'`` needs no prefix in any config.
 """
 
+from typing import Optional
+
 from mmengine.registry import HOOKS, MODELS, Registry
 
 __all__ = ['HOOKS', 'MODELS', 'register']
 
 
-def register(registry: Registry, name: str = None):
+def register(registry: Registry, name: Optional[str] = None):
     """Class (or function) decorator that registers under a free name.
 
     Args:

@@ -149,7 +149,7 @@ def test_classification_dataset_reads_images(data):
             data_root=str(data / 'classification'), data_prefix=split
         )
         assert len(dataset) == IMAGES[split]
-        assert dataset.CLASSES == tuple('0123456789')
+        assert ''.join(dataset.CLASSES) == '0123456789'
         picture = cv2.imread(dataset.get_data_info(0)['img_path'])
         assert picture.shape == (32, 32, 3)
 

@@ -1,0 +1,35 @@
+"""A clear message where a package that mmctx stands on is missing or old."""
+
+from importlib import import_module
+
+# Import name, oldest version, distributions that provide it.
+REQUIRED = (
+    ('torch', '2.0.0', 'torch'),
+    ('mmengine', '0.8.0', 'onedl-mmengine (maintained) or mmengine'),
+    ('mmcv', '2.0.0', 'onedl-mmcv (maintained), mmcv or mmcv-lite'),
+)
+
+
+def check_dependencies() -> None:
+    """Import what mmctx needs.
+
+    Raises:
+        ImportError: A package is missing or too old; the message says which,
+            and what provides it.
+    """
+    for package, oldest, distribution in REQUIRED:
+        try:
+            module = import_module(package)
+        except ImportError as error:
+            raise ImportError(
+                f'mmctx needs {package} >= {oldest}, which cannot be '
+                f'imported ({error}). Install {distribution}; '
+                'requirements.txt holds a set that works together.'
+            ) from error
+        from mmengine.utils import digit_version
+
+        if digit_version(module.__version__) < digit_version(oldest):
+            raise ImportError(
+                f'mmctx needs {package} >= {oldest}, found '
+                f'{module.__version__}. Upgrade {distribution}.'
+            )

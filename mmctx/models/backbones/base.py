@@ -1,0 +1,235 @@
+"""What every backbone of mmctx keeps: outputs, freezing, loading, checks."""
+
+from collections.abc import Sequence
+from typing import Optional, Union
+
+import torch.nn as nn
+from mmengine.model import BaseModule
+from mmengine.utils.dl_utils.parrots_wrapper import _BatchNorm
+from torch import Tensor
+from torch.utils.checkpoint import checkpoint
+
+from mmctx.checkpoints import load_backbone
+
+NUM_STAGES = 4
+STRIDES = (4, 8, 16, 32)
+MIN_SIZE = 32
+
+
+class ContextBackbone(BaseModule):
+    """A stem and up to four stages of blocks, one feature map per stage.
+
+    A subclass builds ``self.stem`` and appends ``self.num_stages`` stages,
+    each an ``nn.Sequential`` of blocks, to ``self.stages``; then it calls
+    :meth:`_finish_init`. Only the stages that the outputs need are built,
+    so that no parameter is left without a gradient.
+
+    Args:
+        stage_channels (Sequence[int]): Channels of the four stage maps.
+        in_channels (int): Channels of the image. Defaults to 3.
+        out_indices (int or Sequence[int]): Stages whose maps are returned,
+            0 to 3 (strides 4, 8, 16, 32); negative ones count from the last.
+            Defaults to (0, 1, 2, 3).
+        frozen_stages (int): -1 freezes nothing, 0 the stem, i the stem and
+            the first i stages: no gradients, norms in evaluation mode.
+            Defaults to -1.
+        norm_eval (bool): Keep all batch norms in evaluation mode during
+            training. Defaults to False.
+        with_cp (bool): Recompute each block's activations in the backward
+            pass, which saves memory. Defaults to False.
+        init_cfg (dict or list, optional): Initialisation. ``Pretrained``
+            takes an ``mmctx://`` name, a released file, or a checkpoint of
+            a classifier, detector or segmentor with this backbone.
+
+    Attributes:
+        out_channels (tuple[int]): Channels of each returned map.
+        out_strides (tuple[int]): Stride in pixels of each returned map.
+    """
+
+    def __init__(
+        self,
+        stage_channels: Sequence[int],
+        in_channels: int = 3,
+        out_indices: Union[int, Sequence[int]] = (0, 1, 2, 3),
+        frozen_stages: int = -1,
+        norm_eval: bool = False,
+        with_cp: bool = False,
+        init_cfg: Optional[Union[dict, list]] = None,
+    ) -> None:
+        super().__init__(init_cfg=init_cfg)
+        if not isinstance(in_channels, int) or in_channels < 1:
+            raise ValueError(
+                f'in_channels must be a positive int, got {in_channels!r}.'
+            )
+        if frozen_stages not in range(-1, NUM_STAGES + 1):
+            raise ValueError(
+                'frozen_stages must be -1 (nothing), 0 (stem) or 1 to '
+                f'{NUM_STAGES} (stem and stages), got {frozen_stages!r}.'
+            )
+        self.in_channels = in_channels
+        self.out_indices = self._resolve_out_indices(out_indices)
+        self.num_stages = self.out_indices[-1] + 1
+        self.out_channels = tuple(stage_channels[i] for i in self.out_indices)
+        self.out_strides = tuple(STRIDES[i] for i in self.out_indices)
+        self.frozen_stages = frozen_stages
+        self.norm_eval = norm_eval
+        self.with_cp = with_cp
+        self.stem: nn.Module
+        self.stages = nn.ModuleList()
+
+    @staticmethod
+    def _resolve_out_indices(
+        out_indices: Union[int, Sequence[int]],
+    ) -> tuple[int, ...]:
+        given = (out_indices,) if isinstance(out_indices, int) else out_indices
+        valid = range(-NUM_STAGES, NUM_STAGES)
+        if (
+            not isinstance(given, Sequence)
+            or not given
+            or any(i not in valid for i in given)
+        ):
+            raise ValueError(
+                'out_indices must be one or more stages from 0 to '
+                f'{NUM_STAGES - 1} (or negative, from the last), got '
+                f'{out_indices!r}.'
+            )
+        resolved = tuple(int(i) % NUM_STAGES for i in given)
+        if list(resolved) != sorted(set(resolved)):
+            raise ValueError(
+                'out_indices must be in ascending order without repeats, '
+                f'got {out_indices!r}.'
+            )
+        return resolved
+
+    def forward(self, x: Tensor) -> tuple[Tensor, ...]:
+        """Feature maps of a batch of images.
+
+        Args:
+            x (Tensor): Normalised images (N, C, H, W), floating point, H and
+                W at least 32.
+
+        Returns:
+            tuple[Tensor]: For each out index i with stride s, a map
+            (N, C_i, ceil(H / s), ceil(W / s)).
+
+        Raises:
+            ValueError: The input is not such a batch, or it has a single
+                value per channel where batch norm needs several.
+            TypeError: The input is not a floating-point tensor.
+        """
+        self._check_input(x)
+        try:
+            return self._forward_maps(x)
+        except ValueError as error:
+            if 'more than 1 value per channel' not in str(error):
+                raise
+            raise ValueError(
+                f'{type(self).__name__} cannot train on a batch of '
+                f'{tuple(x.shape)}: a batch norm would see a single value '
+                'per channel. Use two or more images per GPU, SyncBN over '
+                'several GPUs, norm_eval=True, or a norm_cfg without batch '
+                'statistics (such as GN).'
+            ) from error
+
+    def _forward_maps(self, x: Tensor) -> tuple[Tensor, ...]:
+        x = self.stem(x)
+        maps = []
+        for i, stage in enumerate(self.stages):
+            for block in stage:
+                x = self._run_block(block, x)
+            if i in self.out_indices:
+                maps.append(x)
+        return tuple(maps)
+
+    def _run_block(self, block: nn.Module, x: Tensor) -> Tensor:
+        if self.with_cp and x.requires_grad:
+            return checkpoint(block, x, use_reentrant=False)
+        return block(x)
+
+    def _check_input(self, x: Tensor) -> None:
+        name = type(self).__name__
+        if not isinstance(x, Tensor) or not x.is_floating_point():
+            kind = x.dtype if isinstance(x, Tensor) else type(x).__name__
+            raise TypeError(
+                f'{name} needs a floating-point tensor of normalised images, '
+                f'got {kind}. A data_preprocessor converts and normalises '
+                'uint8 images.'
+            )
+        if x.dim() != 4 or x.shape[1] != self.in_channels:
+            raise ValueError(
+                f'{name} needs images of shape (N, {self.in_channels}, H, W), '
+                f'got {tuple(x.shape)}. A single image needs a batch '
+                'dimension: x.unsqueeze(0).'
+            )
+        if x.shape[2] < MIN_SIZE or x.shape[3] < MIN_SIZE:
+            raise ValueError(
+                f'{name} needs images of at least {MIN_SIZE} x {MIN_SIZE} '
+                f'pixels, got {x.shape[2]} x {x.shape[3]}. Resize or pad '
+                'them.'
+            )
+
+    def init_weights(self) -> None:
+        """Initialise as ``init_cfg`` says.
+
+        Without one the constructor's values stay: the release's own.
+        """
+        cfgs = self.init_cfg if self.init_cfg is not None else []
+        cfgs = cfgs if isinstance(cfgs, (list, tuple)) else [cfgs]
+        pretrained = [c for c in cfgs if c.get('type') == 'Pretrained']
+        if not pretrained:
+            super().init_weights()
+            return
+        for cfg in pretrained:
+            load_backbone(self, cfg['checkpoint'], cfg.get('prefix'))
+        self._is_init = True
+
+    def _finish_init(self) -> None:
+        """What a subclass calls once its stem and stages are built."""
+        self._reset_parameters()
+        self._freeze_stages()
+
+    def _reset_parameters(self) -> None:
+        """Initial values that differ from PyTorch's defaults."""
+
+    def train(self, mode: bool = True) -> 'ContextBackbone':
+        """Set the mode; frozen stages and ``norm_eval`` stay in force."""
+        super().train(mode)
+        self._freeze_stages()
+        if mode and self.norm_eval:
+            for module in self.modules():
+                if isinstance(module, _BatchNorm):
+                    module.eval()
+        return self
+
+    def _freeze_stages(self) -> None:
+        if self.frozen_stages < 0:
+            return
+        for module in (self.stem, *self.stages[: self.frozen_stages]):
+            module.eval()
+            module.requires_grad_(False)
+
+    def get_layer_depth(
+        self, param_name: str, prefix: str = ''
+    ) -> tuple[int, int]:
+        """Depth of a parameter, for layer-wise learning-rate decay.
+
+        The stem is layer 0, the blocks follow one by one, and whatever is
+        outside the backbone (neck, head) comes last.
+
+        Args:
+            param_name (str): Full name of the parameter.
+            prefix (str): What precedes the backbone's own names, such as
+                ``'backbone.'``. Defaults to ''.
+
+        Returns:
+            tuple[int, int]: Depth of the layer and number of layers.
+        """
+        depths = [len(stage) for stage in self.stages]
+        num_layers = sum(depths) + 2
+        if not param_name.startswith(prefix):
+            return num_layers - 1, num_layers
+        parts = param_name[len(prefix) :].split('.')
+        if parts[0] != 'stages':
+            return 0, num_layers
+        stage, block = int(parts[1]), int(parts[2])
+        return 1 + sum(depths[:stage]) + block, num_layers

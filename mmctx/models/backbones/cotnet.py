@@ -1,0 +1,430 @@
+"""CoTNet, CoTNeXt and SE-CoTNetD."""
+
+from collections.abc import Sequence
+from itertools import count
+from typing import Optional, Union
+
+import torch
+import torch.nn as nn
+import torch.nn.functional as F
+from mmcv.cnn import build_norm_layer
+from mmcv.cnn.bricks import DropPath
+from mmengine.registry import MODELS
+from torch import Tensor
+
+from mmctx.models.backbones.base import NUM_STAGES, ContextBackbone
+from mmctx.models.layers import CoTLayer, CoXtLayer
+from mmctx.registry import register
+
+
+def conv_norm(
+    in_channels: int,
+    out_channels: int,
+    kernel_size: int,
+    stride: int,
+    norm_cfg: dict,
+    *tail: nn.Module,
+) -> nn.Sequential:
+    """A bias-free "same" convolution, its norm, and what follows them."""
+    conv = nn.Conv2d(
+        in_channels,
+        out_channels,
+        kernel_size,
+        stride,
+        padding=kernel_size // 2,
+        bias=False,
+    )
+    return nn.Sequential(
+        conv, build_norm_layer(norm_cfg, out_channels)[1], *tail
+    )
+
+
+class SEConv(nn.Module):
+    """3 x 3 convolution whose output channels are gated by their own means.
+
+    The squeeze-and-excitation convolution of the SE-CoTNetD blocks that
+    carry no CoT layer.
+
+    Args:
+        channels (int): Channels of input and output.
+        stride (int): Stride of the convolution.
+        norm_cfg (dict): Norm layers.
+    """
+
+    def __init__(self, channels: int, stride: int, norm_cfg: dict) -> None:
+        super().__init__()
+        hidden = max(channels // 4, 32)
+        self.conv = conv_norm(
+            channels, channels, 3, stride, norm_cfg, nn.SiLU(inplace=True)
+        )
+        self.gate = nn.Sequential(
+            nn.Conv2d(channels, hidden, 1),
+            build_norm_layer(norm_cfg, hidden)[1],
+            nn.SiLU(inplace=True),
+            nn.Conv2d(hidden, channels, 1),
+            nn.Sigmoid(),
+        )
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(N, C, H, W) to (N, C, ceil(H / stride), ceil(W / stride))."""
+        x = self.conv(x)
+        return x * self.gate(x.mean((2, 3), keepdim=True))
+
+
+class BlurPool(nn.Module):
+    """Halve the resolution behind a fixed 3 x 3 binomial filter.
+
+    Args:
+        channels (int): Channels, filtered one by one.
+    """
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        taps = torch.tensor([1.0, 2.0, 1.0]) / 4
+        kernel = torch.outer(taps, taps).expand(channels, 1, 3, 3)
+        self.register_buffer('kernel', kernel.clone(), persistent=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(N, C, H, W) to (N, C, ceil(H / 2), ceil(W / 2))."""
+        x = F.pad(x, (1, 1, 1, 1), mode='reflect')
+        return F.conv2d(x, self.kernel, stride=2, groups=x.shape[1])
+
+
+class Bottleneck(nn.Module):
+    """Residual bottleneck around an operator.
+
+    Args:
+        in_channels (int): Channels of the input.
+        channels (int): Channels D inside.
+        out_channels (int): Channels of the output.
+        operator (nn.Module): From (N, D, H, W) to (N, D, H', W').
+        shortcut (nn.Module): Maps the input to the output's shape.
+        norm_cfg (dict): Norm layers.
+        drop_path (float): Probability of dropping the branch. Defaults to 0.
+        pool_before (nn.Module, optional): Pooling before the operator.
+        pool_after (nn.Module, optional): Pooling behind the operator.
+    """
+
+    def __init__(
+        self,
+        in_channels: int,
+        channels: int,
+        out_channels: int,
+        operator: nn.Module,
+        shortcut: nn.Module,
+        norm_cfg: dict,
+        drop_path: float = 0.0,
+        pool_before: Optional[nn.Module] = None,
+        pool_after: Optional[nn.Module] = None,
+    ) -> None:
+        super().__init__()
+        self.reduce = conv_norm(
+            in_channels, channels, 1, 1, norm_cfg, nn.ReLU(inplace=True)
+        )
+        self.pool_before = pool_before or nn.Identity()
+        self.operator = operator
+        self.pool_after = pool_after or nn.Identity()
+        self.expand = conv_norm(channels, out_channels, 1, 1, norm_cfg)
+        self.shortcut = shortcut
+        self.drop_path = DropPath(drop_path) if drop_path else nn.Identity()
+        self.act = nn.ReLU(inplace=True)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(N, C_in, H, W) to (N, C_out, H / stride, W / stride)."""
+        branch = self.operator(self.pool_before(self.reduce(x)))
+        branch = self.drop_path(self.expand(self.pool_after(branch)))
+        return self.act(branch.add_(self.shortcut(x)))
+
+
+@register(MODELS)
+class CoTNet(ContextBackbone):
+    """ResNet whose 3 x 3 convolutions are contextual transformer layers.
+
+    Source: `Contextual Transformer Networks for Visual Recognition
+    <https://arxiv.org/abs/2107.12292>`_, Sec. 3.3, Table 1; released code:
+    https://github.com/JDAI-CV/CoTNet.
+
+    Args:
+        depth (int or Sequence[int]): 50 or 101 as published, 14 or 26 for
+            small machines, or the number of blocks in each of the four
+            stages. Defaults to 50.
+        stem_channels (int): Channels of the stem. Defaults to 64.
+        base_channels (int): Width of the first stage's bottlenecks, doubled
+            from stage to stage; stage i returns 4 * base_channels * 2**i
+            channels. Defaults to 64.
+        cot_stages (Sequence[int]): Stages (0 to 3) that carry CoT layers;
+            the others keep ordinary 3 x 3 convolutions (Table 6). Defaults
+            to (0, 1, 2, 3).
+        context (str): What the CoT layers return (Table 5): 'full',
+            'static', 'dynamic' or 'linear'. Defaults to 'full'.
+        norm_cfg (dict): Norm layers; the attention's group norm stays.
+            Defaults to ``dict(type='BN')``.
+        drop_path_rate (float): Stochastic depth of the last block; it grows
+            linearly from 0 at the first. Defaults to 0.
+        in_channels, out_indices, frozen_stages, norm_eval, with_cp,
+            init_cfg: See :class:`ContextBackbone`.
+
+    Raises:
+        ValueError: An argument is not one of the above.
+
+    Example:
+        >>> maps = CoTNet(depth=50)(torch.rand(2, 3, 224, 224))
+        >>> [tuple(m.shape) for m in maps]
+        [(2, 256, 56, 56), (2, 512, 28, 28), (2, 1024, 14, 14), (2, 2048, 7, 7)]
+    """  # noqa: E501
+
+    arch_settings = {
+        14: (1, 1, 1, 1),
+        26: (2, 2, 2, 2),
+        50: (3, 4, 6, 3),
+        101: (3, 4, 23, 3),
+    }
+    expansion = 4
+    layer_type = CoTLayer
+    #: Of the blocks of a stage, every n-th from the first carries CoT.
+    cot_every = (1, 1, 1, 1)
+    first_stage_stride = 1
+
+    def __init__(
+        self,
+        depth: Union[int, Sequence[int]] = 50,
+        in_channels: int = 3,
+        stem_channels: int = 64,
+        base_channels: int = 64,
+        cot_stages: Sequence[int] = (0, 1, 2, 3),
+        context: str = 'full',
+        out_indices: Union[int, Sequence[int]] = (0, 1, 2, 3),
+        frozen_stages: int = -1,
+        norm_eval: bool = False,
+        norm_cfg: Optional[dict] = None,
+        with_cp: bool = False,
+        drop_path_rate: float = 0.0,
+        init_cfg: Optional[Union[dict, list]] = None,
+    ) -> None:
+        stage_channels = [
+            base_channels * self.expansion * 2**i for i in range(NUM_STAGES)
+        ]
+        super().__init__(
+            stage_channels,
+            in_channels=in_channels,
+            out_indices=out_indices,
+            frozen_stages=frozen_stages,
+            norm_eval=norm_eval,
+            with_cp=with_cp,
+            init_cfg=init_cfg,
+        )
+        self.depths = self._resolve_depth(depth)
+        self.cot_stages = self._resolve_cot_stages(cot_stages)
+        self.context = context
+        self.norm_cfg = norm_cfg or dict(type='BN')
+        self.stem = self._make_stem(stem_channels)
+        # Stochastic depth is defined over the whole network, built or not.
+        last = max(sum(self.depths) - 1, 1)
+        rates = (drop_path_rate * i / last for i in count())
+        channels = self._stem_out_channels(stem_channels)
+        for i in range(self.num_stages):
+            width = self._operator_width(base_channels * 2**i)
+            blocks = []
+            for j in range(self.depths[i]):
+                blocks.append(
+                    self._make_block(
+                        i, j, channels, width, stage_channels[i],
+                        next(rates),
+                    )
+                )  # fmt: skip
+                channels = stage_channels[i]
+            self.stages.append(nn.Sequential(*blocks))
+        self._finish_init()
+
+    def _resolve_depth(
+        self, depth: Union[int, Sequence[int]]
+    ) -> tuple[int, ...]:
+        depths = (
+            self.arch_settings.get(depth)
+            if isinstance(depth, int)
+            else tuple(depth)
+        )
+        if (
+            depths is None
+            or len(depths) != NUM_STAGES
+            or any(not isinstance(d, int) or d < 1 for d in depths)
+        ):
+            raise ValueError(
+                f'{type(self).__name__} depth must be one of '
+                f'{sorted(self.arch_settings)}, or four positive numbers of '
+                f'blocks, got {depth!r}.'
+            )
+        return depths
+
+    @staticmethod
+    def _resolve_cot_stages(cot_stages: Sequence[int]) -> tuple[int, ...]:
+        stages = tuple(cot_stages)
+        if any(i not in range(NUM_STAGES) for i in stages):
+            raise ValueError(
+                f'cot_stages must hold stages from 0 to {NUM_STAGES - 1}, '
+                f'got {cot_stages!r}.'
+            )
+        return stages
+
+    def _operator_width(self, planes: int) -> int:
+        """Channels inside the bottlenecks of a stage."""
+        return planes
+
+    def _stem_out_channels(self, stem_channels: int) -> int:
+        return stem_channels
+
+    def _make_stem(self, channels: int) -> nn.Sequential:
+        return conv_norm(
+            self.in_channels, channels, 7, 2, self.norm_cfg,
+            nn.ReLU(inplace=True), nn.MaxPool2d(3, stride=2, padding=1),
+        )  # fmt: skip
+
+    def _make_block(
+        self, stage: int, index: int, in_channels: int, width: int,
+        out_channels: int, drop_path: float,
+    ) -> Bottleneck:  # fmt: skip
+        stride = 1
+        if index == 0:
+            stride = self.first_stage_stride if stage == 0 else 2
+        use_cot = (
+            stage in self.cot_stages and index % self.cot_every[stage] == 0
+        )
+        shortcut = (
+            self._make_shortcut(in_channels, out_channels, stride)
+            if index == 0
+            else nn.Identity()
+        )
+        return Bottleneck(
+            in_channels, width, out_channels, shortcut=shortcut,
+            norm_cfg=self.norm_cfg, drop_path=drop_path,
+            **self._make_operator(width, stride, use_cot),
+        )  # fmt: skip
+
+    def _make_operator(
+        self, width: int, stride: int, use_cot: bool
+    ) -> dict[str, nn.Module]:
+        """The operator of a block and the pooling around it.
+
+        A CoT layer has stride 1: an average pool before it strides.
+        """
+        if not use_cot:
+            return dict(operator=self._make_conv(width, stride))
+        layer = self.layer_type(
+            width, context=self.context, norm_cfg=self.norm_cfg
+        )
+        if stride == 1:
+            return dict(operator=layer)
+        pool = nn.AvgPool2d(3, stride, padding=1)
+        return dict(operator=layer, pool_before=pool)
+
+    def _make_conv(self, width: int, stride: int) -> nn.Module:
+        return conv_norm(
+            width, width, 3, stride, self.norm_cfg, nn.ReLU(inplace=True)
+        )
+
+    def _make_shortcut(
+        self, in_channels: int, out_channels: int, stride: int
+    ) -> nn.Module:
+        return conv_norm(in_channels, out_channels, 1, stride, self.norm_cfg)
+
+    def _reset_parameters(self) -> None:
+        for module in self.modules():
+            if isinstance(module, nn.Conv2d):
+                nn.init.kaiming_normal_(
+                    module.weight, mode='fan_out', nonlinearity='relu'
+                )
+            elif isinstance(module, Bottleneck):
+                # Every block starts as its shortcut.
+                nn.init.zeros_(module.expand[1].weight)
+
+
+@register(MODELS)
+class CoTNeXt(CoTNet):
+    """The ResNeXt counterpart of CoTNet, 2 x 48d (Table 2).
+
+    Its bottlenecks are 1.5 times as wide and hold :class:`CoXtLayer`.
+    Arguments as in :class:`CoTNet`; ``base_channels`` must make 1.5 times
+    each width a multiple of 16.
+    """
+
+    layer_type = CoXtLayer
+
+    def _operator_width(self, planes: int) -> int:
+        return planes * 48 // 64 * 2
+
+
+@register(MODELS)
+class SECoTNetD(CoTNet):
+    """SE-CoTNetD: ResNet-D with SE convolutions and CoT layers (Table 4).
+
+    As released: a deep stem without max pooling (the first stage strides
+    instead), average pooling in the shortcuts, CoT layers in every second
+    block of the third stage and in all blocks of the fourth, SE convolutions
+    elsewhere. The 152-layer network reduces resolution behind its operators
+    with a blur pool, the others inside or before them.
+
+    Args:
+        depth (int or Sequence[int]): 50, 101 or 152 as published, 14 or 26
+            for small machines, or four numbers of blocks. Defaults to 50.
+        stem_channels (int, optional): Width of the deep stem, which returns
+            twice as many channels. Defaults to 64 for depths 101 and 152,
+            else to 32.
+        cot_stages (Sequence[int]): Stages that carry CoT layers; ``()`` is
+            SE-ResNetD. Defaults to (2, 3).
+        blur_pool (bool, optional): Reduce resolution with a blur pool.
+            Defaults to True for depth 152, else to False.
+        **kwargs: See :class:`CoTNet`.
+    """
+
+    arch_settings = {**CoTNet.arch_settings, 152: (3, 8, 36, 3)}
+    cot_every = (1, 1, 2, 1)
+    first_stage_stride = 2
+
+    def __init__(
+        self,
+        depth: Union[int, Sequence[int]] = 50,
+        stem_channels: Optional[int] = None,
+        cot_stages: Sequence[int] = (2, 3),
+        blur_pool: Optional[bool] = None,
+        **kwargs,
+    ) -> None:
+        if stem_channels is None:
+            stem_channels = 64 if depth in (101, 152) else 32
+        self.blur_pool = depth == 152 if blur_pool is None else blur_pool
+        super().__init__(
+            depth,
+            stem_channels=stem_channels,
+            cot_stages=cot_stages,
+            **kwargs,
+        )
+
+    def _stem_out_channels(self, stem_channels: int) -> int:
+        return 2 * stem_channels
+
+    def _make_stem(self, channels: int) -> nn.Sequential:
+        widths = (self.in_channels, channels, channels, 2 * channels)
+        layers = []
+        for i, stride in enumerate((2, 1, 1)):
+            layers += conv_norm(
+                widths[i], widths[i + 1], 3, stride, self.norm_cfg,
+                nn.ReLU(inplace=True),
+            )  # fmt: skip
+        return nn.Sequential(*layers)
+
+    def _make_conv(self, width: int, stride: int) -> nn.Module:
+        return SEConv(width, stride, self.norm_cfg)
+
+    def _make_operator(
+        self, width: int, stride: int, use_cot: bool
+    ) -> dict[str, nn.Module]:
+        if stride == 1 or not self.blur_pool:
+            return super()._make_operator(width, stride, use_cot)
+        parts = super()._make_operator(width, 1, use_cot)
+        return dict(parts, pool_after=BlurPool(width))
+
+    def _make_shortcut(
+        self, in_channels: int, out_channels: int, stride: int
+    ) -> nn.Module:
+        pool = nn.AvgPool2d(2, stride, ceil_mode=True, count_include_pad=False)
+        conv = conv_norm(in_channels, out_channels, 1, 1, self.norm_cfg)
+        return nn.Sequential(pool, *conv)

@@ -1,0 +1,181 @@
+"""Models by name."""
+
+import difflib
+import fnmatch
+from dataclasses import dataclass
+from typing import Optional
+
+import torch.nn as nn
+from mmengine.model import initialize
+
+from mmctx.checkpoints import RELEASED, CheckpointError, load_checkpoint
+from mmctx.models import backbones
+
+CLASSIFICATION = 'classification'
+DETECTION = 'detection'
+INSTANCE = 'instance segmentation'
+SEMANTIC = 'semantic segmentation'
+TASKS = (CLASSIFICATION, DETECTION, INSTANCE, SEMANTIC)
+
+
+@dataclass(frozen=True)
+class ModelSpec:
+    """What a name stands for.
+
+    Attributes:
+        family (str): File name of the network's family.
+        backbone (dict): Config of the backbone.
+        tasks (tuple[str]): Tasks with published experiments.
+    """
+
+    family: str
+    backbone: dict
+    tasks: tuple[str, ...] = (CLASSIFICATION,)
+
+
+_COCO = (CLASSIFICATION, DETECTION, INSTANCE)
+
+_SPECS: dict[str, ModelSpec] = {
+    'cotnet50': ModelSpec('cotnet', dict(type='CoTNet', depth=50), _COCO),
+    'cotnet101': ModelSpec('cotnet', dict(type='CoTNet', depth=101), _COCO),
+    'cotnext50': ModelSpec('cotnet', dict(type='CoTNeXt', depth=50), _COCO),
+    'cotnext101': ModelSpec('cotnet', dict(type='CoTNeXt', depth=101), _COCO),
+    'se_cotnetd_50': ModelSpec(
+        'cotnet', dict(type='SECoTNetD', depth=50), _COCO
+    ),
+    'se_cotnetd_101': ModelSpec(
+        'cotnet', dict(type='SECoTNetD', depth=101), _COCO
+    ),
+    'se_cotnetd_152': ModelSpec('cotnet', dict(type='SECoTNetD', depth=152)),
+    'se_cotnetd_152_320': ModelSpec(
+        'cotnet', dict(type='SECoTNetD', depth=152)
+    ),
+}
+
+
+def get_spec(name: str) -> ModelSpec:
+    """The entry of a name.
+
+    Raises:
+        ValueError: There is no such model; near names are suggested.
+    """
+    if name not in _SPECS:
+        near = difflib.get_close_matches(str(name), _SPECS, n=3, cutoff=0.4)
+        hint = f' Did you mean {" or ".join(near)}?' if near else ''
+        raise ValueError(
+            f'There is no model named {name!r}.{hint} '
+            'mmctx.list_models() lists all names.'
+        )
+    return _SPECS[name]
+
+
+def list_models(
+    pattern: Optional[str] = None, task: Optional[str] = None
+) -> list[str]:
+    """Names of the models.
+
+    Args:
+        pattern (str, optional): Shell-style pattern, such as ``'cot*50'``;
+            without a wildcard, any part of the name. Defaults to all.
+        task (str, optional): Only models with published experiments on
+            'classification', 'detection', 'instance segmentation' or
+            'semantic segmentation'. Every backbone can be used for any.
+
+    Raises:
+        ValueError: ``task`` is not one of the above.
+    """
+    if task is not None and task not in TASKS:
+        raise ValueError(f'task must be one of {TASKS}, got {task!r}.')
+    names = [n for n, s in _SPECS.items() if task is None or task in s.tasks]
+    if pattern is None:
+        return names
+    if not any(c in pattern for c in '*?['):
+        pattern = f'*{pattern}*'
+    return fnmatch.filter(names, pattern)
+
+
+def get_backbone(
+    name: str, pretrained: bool = False, **overrides
+) -> nn.Module:
+    """A backbone by name.
+
+    Args:
+        name (str): One of :func:`list_models`.
+        pretrained (bool): Load the released weights. Defaults to False.
+        **overrides: Arguments of the backbone's constructor.
+
+    Returns:
+        nn.Module: ``backbone(x)`` gives a tuple of maps.
+
+    Raises:
+        ValueError: Unknown name.
+        CheckpointError: The weights cannot be had or do not fit.
+    """
+    cfg = {**get_spec(name).backbone, **overrides}
+    if pretrained:
+        cfg['init_cfg'] = dict(
+            type='Pretrained', checkpoint=_released_uri(name)
+        )
+    backbone = getattr(backbones, cfg.pop('type'))(**cfg)
+    if pretrained:
+        backbone.init_weights()
+    return backbone
+
+
+def get_model(
+    name: str, pretrained: bool = False, num_classes: int = 1000, **overrides
+) -> nn.Module:
+    """An image classifier by name.
+
+    Args:
+        name (str): One of :func:`list_models`.
+        pretrained (bool): Load the released weights; with another number of
+            classes than 1000, all but the classifier's. Defaults to False.
+        num_classes (int): Number of classes. Defaults to 1000.
+        **overrides: Arguments of the backbone's constructor.
+
+    Returns:
+        ImageClassifier: Of mmpretrain. ``model(x)`` gives logits
+        (N, num_classes), ``model.backbone(x)`` the maps.
+
+    Raises:
+        ImportError: mmpretrain is not installed.
+        ValueError: Unknown name.
+        CheckpointError: The weights cannot be had or do not fit.
+    """
+    try:
+        from mmpretrain.models import ImageClassifier
+    except ImportError as error:
+        raise ImportError(
+            f'get_model({name!r}) builds an mmpretrain classifier, and '
+            f'mmpretrain cannot be imported ({error}). Install it, or use '
+            'mmctx.get_backbone, which does not need it.'
+        ) from error
+    backbone = get_backbone(name, **overrides)
+    model = ImageClassifier(
+        backbone=backbone,
+        neck=dict(type='GlobalAveragePooling'),
+        head=dict(
+            type='LinearClsHead',
+            num_classes=num_classes,
+            in_channels=backbone.out_channels[-1],
+        ),
+    )
+    if not pretrained:
+        initialize(model.head, model.head.init_cfg)
+        return model
+    state = load_checkpoint(_released_uri(name))
+    if num_classes != 1000:
+        fresh = model.head.state_dict(prefix='head.')
+        state = {k: fresh.get(k, v) for k, v in state.items()}
+    model.load_state_dict(state, strict=True)
+    return model
+
+
+def _released_uri(name: str) -> str:
+    if name not in RELEASED:
+        raise CheckpointError(
+            f'No weights of {name!r} were released; there are weights of '
+            f'{sorted(RELEASED)}.'
+        )
+    return f'mmctx://{name}'
