@@ -80,8 +80,10 @@ def plot_curves(runs: dict, out_file: Union[str, Path]) -> None:
     right.set(xlabel=unit, ylabel='validation')
     for axes in (left, right):
         axes.grid(alpha=0.3)
-        if axes.lines and axes.lines[0].get_label():
-            axes.legend(fontsize='small')
+    if any(runs):
+        left.legend(fontsize='small')
+    if right.lines:
+        right.legend(fontsize='small')
     figure.savefig(out_file, dpi=100)
 
 

@@ -85,10 +85,10 @@ def test_detection_run_leaves_pictures_and_curves(tmp_path):
     work_dir = tmp_path / 'work'
     pictures = sorted((work_dir / 'gallery').iterdir())
     assert [p.name for p in pictures] == [f'00000{i}.png' for i in range(3)]
-    # 64 pixels, enlarged to 256; ground truth and prediction; three per row
-    assert cv2.imread(str(pictures[0])).shape == (256, 512, 3)
+    # 64 pixels, enlarged to 384; ground truth and prediction; three per row
+    assert cv2.imread(str(pictures[0])).shape == (384, 768, 3)
     sheet = cv2.imread(str(work_dir / 'gallery.png'))
-    assert sheet.shape == (256, 3 * 512, 3)
+    assert sheet.shape == (384, 3 * 768, 3)
     assert (work_dir / 'curves.png').is_file()
 
 

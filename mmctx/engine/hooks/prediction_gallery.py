@@ -25,7 +25,7 @@ class PredictionGallery(Hook):
     """
 
     def __init__(
-        self, num_images: int = 12, score_thr: float = 0.3, min_side: int = 256
+        self, num_images: int = 9, score_thr: float = 0.3, min_side: int = 384
     ):
         self.num_images = num_images
         self.score_thr = score_thr
