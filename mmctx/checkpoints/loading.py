@@ -80,12 +80,10 @@ def load_file(
             )
     except pickle.UnpicklingError as error:
         found = re.search(r'GLOBAL ([\w.]+)', str(error))
-        reason = (
-            f'It asks for {found[1]}.' if found else 'It is no torch file.'
-        )
+        asked = found[1] if found else 'something'
         raise CheckpointError(
-            f'{path} was refused: it is no file of weights alone, and '
-            f'loading it could run code. {reason} Ask its author for a '
+            f'{path} was refused: it asks for {asked}, which is no tensor or '
+            'plain data, and loading it could run code. Ask its author for a '
             'file with the state dict only.'
         ) from error
     except (RuntimeError, EOFError, OSError, ValueError, KeyError) as error:
