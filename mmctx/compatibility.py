@@ -4,7 +4,7 @@ from importlib import import_module
 
 # Import name, oldest version, distributions that provide it.
 REQUIRED = (
-    ('torch', '2.0.0', 'torch'),
+    ('torch', '2.5.0', 'torch'),
     ('mmengine', '0.8.0', 'onedl-mmengine (maintained) or mmengine'),
     ('mmcv', '2.0.0', 'onedl-mmcv (maintained), mmcv or mmcv-lite'),
 )

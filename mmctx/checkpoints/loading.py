@@ -4,6 +4,7 @@ import argparse
 import hashlib
 import os
 import pickle
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Optional, Union
@@ -20,23 +21,35 @@ class CheckpointError(ValueError):
     """A checkpoint that cannot be used, and why."""
 
 
-def _harmless_types() -> list:
-    """Types beside tensors that MMEngine's and timm's trainers save.
+def _history_method(owner: Any, name: str) -> Any:
+    """The one use of ``getattr`` in MMEngine's files: its log's methods."""
+    if owner is not HistoryBuffer:
+        raise pickle.UnpicklingError('Unsupported global: GLOBAL getattr')
+    return getattr(owner, name)
+
+
+# The name under which files ask for it.
+_history_method.__module__ = 'builtins'
+_history_method.__name__ = _history_method.__qualname__ = 'getattr'
+
+
+def _harmless_globals() -> list:
+    """What MMEngine's and timm's trainers save beside tensors.
 
     Plain data holders: rebuilding one runs no code of the file.
     """
     core = getattr(np, '_core', None) or np.core
-    types = [
+    dtypes = ('bool', 'int32', 'int64', 'uint8', 'float32', 'float64')
+    return [
         HistoryBuffer,
+        _history_method,
         argparse.Namespace,
         np.ndarray,
         np.dtype,
         core.multiarray._reconstruct,
         core.multiarray.scalar,
+        *(type(np.dtype(name)) for name in dtypes),
     ]
-    for name in ('bool', 'int32', 'int64', 'uint8', 'float32', 'float64'):
-        types.append(type(np.dtype(name)))
-    return types
 
 
 def load_file(
@@ -61,15 +74,16 @@ def load_file(
             'mmctx://NAME.'
         )
     try:
-        with torch.serialization.safe_globals(_harmless_types()):
+        with torch.serialization.safe_globals(_harmless_globals()):
             return torch.load(
                 path, map_location=map_location, weights_only=True
             )
     except pickle.UnpicklingError as error:
-        reason = str(error).splitlines()[0]
+        found = re.search(r'GLOBAL ([\w.]+)', str(error))
+        asked = found[1] if found else 'something'
         raise CheckpointError(
-            f'{path} was refused: it is no file of weights alone, and '
-            f'loading it could run code. ({reason}) Ask its author for a '
+            f'{path} was refused: it asks for {asked}, which is no tensor or '
+            'plain data, and loading it could run code. Ask its author for a '
             'file with the state dict only.'
         ) from error
     except (RuntimeError, EOFError, OSError, ValueError, KeyError) as error:

@@ -1,0 +1,3 @@
+from .hooks import CurvePlot, PredictionGallery, PrepareDigitScenes
+
+__all__ = ['CurvePlot', 'PredictionGallery', 'PrepareDigitScenes']

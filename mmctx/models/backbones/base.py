@@ -74,7 +74,7 @@ class ContextBackbone(BaseModule):
         self.frozen_stages = frozen_stages
         self.norm_eval = norm_eval
         self.with_cp = with_cp
-        self.stem: nn.Module
+        self.stem: nn.Module = nn.Identity()
         self.stages = nn.ModuleList()
 
     @staticmethod

@@ -1,0 +1,8 @@
+# Runs of minutes: frequent log lines, and pictures and curves at the end.
+_base_ = 'mmseg.py'
+
+default_hooks = dict(
+    logger=dict(interval=25),
+    gallery=dict(type='PredictionGallery'),
+    curves=dict(type='CurvePlot'),
+)

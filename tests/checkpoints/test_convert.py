@@ -1,0 +1,129 @@
+import re
+
+import pytest
+import torch
+
+from mmctx import get_backbone, get_model, list_models
+from mmctx.checkpoints import CheckpointError, convert_state_dict, recognise
+from tests.parity import Fixture
+
+
+@pytest.fixture(scope='module')
+def released():
+    return Fixture('cotnet50').released
+
+
+@pytest.fixture(scope='module')
+def expected(released):
+    return convert_state_dict(released, 'cotnet50')
+
+
+def detectron2_names(state):
+    """The detection release's spelling of a classification state dict."""
+    renamed = {}
+    for key, value in state.items():
+        if key.startswith('fc.') or key.endswith('num_batches_tracked'):
+            continue
+        key = re.sub(r'^bn1\.', 'stem.conv1.norm.', key)
+        key = re.sub(r'^conv1\.', 'stem.conv1.', key)
+        key = re.sub(r'^layer(\d)', lambda m: f'res{int(m[1]) + 1}', key)
+        key = re.sub(r'(\.\d+)\.bn([13])\.', r'\1.conv\2.norm.', key)
+        key = key.replace('.downsample.0.', '.shortcut.')
+        key = key.replace('.downsample.1.', '.shortcut.norm.')
+        key = re.sub(r'\.(key_embed|embed|se)\.1\.', r'.\1.0.norm.', key)
+        key = re.sub(r'\.(embed|se)\.3\.', r'.\1.2.', key)
+        key = key.replace('.embed.4.', '.embed.3.')
+        renamed[f'backbone.bottom_up.{key}'] = value
+    return renamed
+
+
+@pytest.mark.parametrize('name', ['cotnet50', 'cotnext50', 'se_cotnetd_50'])
+def test_strict_load_and_recognition(name):
+    fixture = Fixture(name)
+    state = convert_state_dict(fixture.released, name)
+    get_model(name).load_state_dict(state, strict=True)
+    assert recognise(fixture.released) == name
+
+
+@pytest.mark.parametrize(
+    'wrap',
+    [
+        lambda s: {'state_dict': s, 'epoch': 3, 'arch': 'cotnet50'},
+        lambda s: {'model': s},
+        lambda s: {'state_dict_ema': s},
+        lambda s: {f'module.{k}': v for k, v in s.items()},
+        lambda s: {'state_dict': {f'module.{k}': v for k, v in s.items()}},
+        lambda s: {'model': {k: v.numpy() for k, v in s.items()}},
+    ],
+)
+def test_outer_dicts(released, expected, wrap):
+    found = convert_state_dict(wrap(released), 'cotnet50')
+    assert found.keys() == expected.keys()
+    assert all(torch.equal(found[k], v) for k, v in expected.items())
+
+
+def test_detection_release(released, expected):
+    """The backbone's part of a detector, without norm counters."""
+    state = detectron2_names(released)
+    state['roi_heads.box_head.conv1.weight'] = torch.zeros(1)
+    state['backbone.fpn_lateral2.weight'] = torch.zeros(1)
+    found = convert_state_dict({'model': state}, 'cotnet50')
+    backbone = {k: v for k, v in expected.items() if 'head.' not in k}
+    assert found.keys() == backbone.keys()
+    assert all(torch.equal(found[k], v) for k, v in backbone.items())
+    get_backbone('cotnet50').load_state_dict(
+        {k[len('backbone.') :]: v for k, v in found.items()}, strict=True
+    )
+
+
+def test_unknown_key_is_named(released):
+    state = {**released, 'layer1.0.conv2.extra.weight': torch.zeros(1)}
+    with pytest.raises(CheckpointError, match=r'conv2\.extra\.weight'):
+        convert_state_dict(state, 'cotnet50')
+
+
+def test_missing_key_is_named(released):
+    state = {k: v for k, v in released.items() if k != 'layer2.1.bn3.bias'}
+    with pytest.raises(
+        CheckpointError,
+        match=r'lacks: backbone\.stages\.1\.1\.expand\.1\.bias',
+    ):
+        convert_state_dict(state, 'cotnet50')
+
+
+def test_misshapen_tensor_is_named(released):
+    state = {**released, 'conv1.weight': torch.zeros(32, 3, 7, 7)}
+    with pytest.raises(
+        CheckpointError, match=r'conv1\.weight \(32, 3, 7, 7\) instead of'
+    ):
+        convert_state_dict(state, 'cotnet50')
+
+
+def test_wrong_model_is_refused(released):
+    with pytest.raises(CheckpointError, match="not the released.*'cotnet101'"):
+        convert_state_dict(released, 'cotnet101')
+    with pytest.raises(CheckpointError, match="not the released.*'cotnext50'"):
+        convert_state_dict(released, 'cotnext50')
+
+
+def test_stranger_is_not_recognised():
+    with pytest.raises(CheckpointError, match='belongs to no model'):
+        recognise({'features.0.weight': torch.zeros(3)})
+
+
+@pytest.mark.parametrize('given', [{}, [1, 2], {'state_dict': {}}, 'weights'])
+def test_no_state_dict(given):
+    with pytest.raises(CheckpointError, match='no state dict|no tensors'):
+        convert_state_dict(given, 'cotnet50')
+
+
+def test_unknown_model_name(released):
+    with pytest.raises(ValueError, match='cotnet55.*Did you mean.*cotnet50'):
+        convert_state_dict(released, 'cotnet55')
+
+
+def test_every_zoo_model_has_a_key_map():
+    from mmctx.checkpoints.convert import RENAMERS
+    from mmctx.zoo import get_spec
+
+    assert {get_spec(n).family for n in list_models()} == set(RENAMERS)

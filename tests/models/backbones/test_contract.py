@@ -1,0 +1,282 @@
+"""What every backbone promises, whatever its family."""
+
+import copy
+import math
+import pickle
+
+import pytest
+import torch
+from torch import nn
+
+from mmctx.models import backbones
+from tests.backbones import TINY, build_tiny
+
+pytestmark = pytest.mark.parametrize('name', sorted(TINY))
+
+STRIDES = (4, 8, 16, 32)
+
+
+def image(*shape, dtype=torch.float32):
+    generator = torch.Generator().manual_seed(sum(shape))
+    return torch.randn(*shape, generator=generator).to(dtype)
+
+
+def loss_of(maps):
+    return sum((m * torch.linspace(-1, 1, m.numel()).view_as(m)).sum()
+               for m in maps)  # fmt: skip
+
+
+def test_every_exported_backbone_is_covered(name):
+    assert set(TINY) == set(backbones.__all__)
+
+
+@pytest.mark.parametrize(
+    'size', [(32, 32), (33, 47), (64, 96), (127, 65), (224, 224)]
+)
+def test_maps_of_any_size(name, size):
+    model = build_tiny(name).eval()
+    with torch.no_grad():
+        maps = model(image(2, 3, *size))
+    assert isinstance(maps, tuple)
+    assert model.out_strides == STRIDES
+    for m, channels, stride in zip(maps, model.out_channels, STRIDES):
+        expected = tuple(math.ceil(side / stride) for side in size)
+        assert m.shape == (2, channels, *expected)
+        assert m.isfinite().all()
+
+
+def test_detection_size(name):
+    model = build_tiny(name).eval()
+    with torch.no_grad():
+        maps = model(image(1, 3, 800, 1333))
+    assert [tuple(m.shape[2:]) for m in maps] == [
+        (200, 334), (100, 167), (50, 84), (25, 42)
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    'given, indices',
+    [(0, (0,)), (3, (3,)), (-1, (3,)), ((0, 2), (0, 2)), ([1, -1], (1, 3))],
+)
+def test_out_indices(name, given, indices):
+    """Maps are those of the full network, and nothing is unused."""
+    model = build_tiny(name, out_indices=given)
+    full = build_tiny(name)
+    missing, unexpected = full.load_state_dict(
+        model.state_dict(), strict=False
+    )
+    assert not unexpected
+    assert all(int(k.split('.')[1]) > indices[-1] for k in missing), (
+        'only stages behind the last output may be left out'
+    )
+    x = image(2, 3, 64, 64)
+    maps = model.eval()(x)
+    assert model.out_channels == tuple(full.out_channels[i] for i in indices)
+    for m, i in zip(maps, indices):
+        torch.testing.assert_close(m, full.eval()(x)[i])
+
+    loss_of(model.train()(x)).backward()
+    for key, parameter in model.named_parameters():
+        assert parameter.grad is not None, key
+        assert parameter.grad.isfinite().all(), key
+
+
+@pytest.mark.parametrize('given', [4, -5, (), (0, 0), (2, 1), 'all', None])
+def test_wrong_out_indices(name, given):
+    with pytest.raises(ValueError, match='out_indices must be'):
+        build_tiny(name, out_indices=given)
+
+
+@pytest.mark.parametrize('frozen_stages', [-1, 0, 1, 2, 4])
+def test_frozen_stages(name, frozen_stages):
+    model = build_tiny(name, frozen_stages=frozen_stages).train()
+    frozen = [model.stem, *model.stages][: frozen_stages + 1]
+    free = [model.stem, *model.stages][frozen_stages + 1 :]
+    before = copy.deepcopy(model.state_dict())
+    x = image(2, 3, 64, 64)
+    if frozen_stages < 4:
+        loss_of(model(x)).backward()
+    else:
+        model(x)
+    for part in frozen:
+        assert not any(m.training for m in part.modules())
+        assert not any(p.requires_grad for p in part.parameters())
+    for part in free:
+        assert all(m.training for m in part.modules())
+        assert all(p.grad is not None for p in part.parameters())
+    frozen_keys = ['stem.'] * (frozen_stages >= 0) + [
+        f'stages.{i}.' for i in range(frozen_stages)
+    ]
+    for key, value in model.state_dict().items():
+        if key.startswith(tuple(frozen_keys)):
+            assert torch.equal(value, before[key]), key
+
+
+@pytest.mark.parametrize('given', [-2, 5, 'stem'])
+def test_wrong_frozen_stages(name, given):
+    with pytest.raises(ValueError, match='frozen_stages must be'):
+        build_tiny(name, frozen_stages=given)
+
+
+def test_norm_eval(name):
+    model = build_tiny(name, norm_eval=True).train()
+    norms = [m for m in model.modules() if isinstance(m, nn.BatchNorm2d)]
+    assert norms and not any(m.training for m in norms)
+    model(image(1, 3, 32, 32))  # a batch of one has no statistics to take
+    assert all(m.num_batches_tracked == 0 for m in norms)
+
+
+def test_with_cp_has_the_same_gradients(name):
+    plain = build_tiny(name).double()
+    thrifty = build_tiny(name, with_cp=True).double()
+    thrifty.load_state_dict(plain.state_dict())
+    for model in (plain, thrifty):
+        x = image(2, 3, 48, 40, dtype=torch.double).requires_grad_()
+        loss_of(model(x)).backward()
+    for (key, a), b in zip(plain.named_parameters(), thrifty.parameters()):
+        torch.testing.assert_close(a.grad, b.grad, msg=key)
+
+
+def test_drop_path(name):
+    model = build_tiny(name, drop_path_rate=0.9)
+    plain = build_tiny(name)
+    plain.load_state_dict(model.state_dict())
+    x = image(2, 3, 64, 64)
+    for a, b in zip(model.eval()(x), plain.eval()(x)):
+        assert torch.equal(a, b)
+    torch.manual_seed(0)
+    for module in (*model.modules(), *plain.modules()):
+        if isinstance(module, nn.BatchNorm2d):
+            nn.init.ones_(module.weight)
+    different = [
+        not torch.allclose(a, b)
+        for a, b in zip(model.train()(x), plain.train()(x))
+    ]
+    assert different[-1]
+
+
+@pytest.mark.parametrize('channels', [1, 4])
+def test_in_channels(name, channels):
+    model = build_tiny(name, in_channels=channels).eval()
+    assert len(model(image(1, channels, 32, 32))) == 4
+
+
+@pytest.mark.parametrize(
+    'x, error, message',
+    [
+        (torch.zeros(3, 64, 64), ValueError, r'\(N, 3, H, W\).*unsqueeze'),
+        (torch.zeros(1, 4, 64, 64), ValueError, r'\(N, 3, H, W\)'),
+        (torch.zeros(1, 3, 31, 64), ValueError, 'at least 32 x 32.*31 x 64'),
+        (torch.zeros(1, 3, 64, 64, dtype=torch.uint8), TypeError, 'uint8'),
+        ([torch.zeros(3, 64, 64)], TypeError, 'list'),
+    ],
+)
+def test_bad_input(name, x, error, message):
+    with pytest.raises(error, match=message):
+        build_tiny(name)(x)
+
+
+def test_wrong_in_channels(name):
+    with pytest.raises(ValueError, match='in_channels must be'):
+        build_tiny(name, in_channels=0)
+
+
+def test_batch_of_one_in_training(name):
+    """It works, or one sentence says what to do."""
+    model = build_tiny(name).train()
+    try:
+        model(image(1, 3, 64, 64))
+    except ValueError as error:
+        assert 'two or more images' in str(error)
+        assert 'norm_eval=True' in str(error)
+
+
+@pytest.mark.parametrize('dtype', [torch.bfloat16, torch.float16])
+def test_autocast(name, dtype):
+    model = build_tiny(name)
+    x = image(2, 3, 64, 64)
+    with torch.autocast('cpu', dtype=dtype):
+        maps = model(x)
+    loss_of([m.float() for m in maps]).backward()
+    assert all(m.isfinite().all() for m in maps)
+    assert all(p.grad.isfinite().all() for p in model.parameters())
+    model.eval()
+    with torch.no_grad():
+        exact = model(x)
+        with torch.autocast('cpu', dtype=dtype):
+            rounded = model(x)
+    for a, b in zip(exact, rounded):
+        assert (a - b).norm() / a.norm() < 0.05
+
+
+def test_half_precision_parameters(name):
+    model = build_tiny(name).bfloat16().eval()
+    assert model(image(1, 3, 32, 32).bfloat16())[-1].dtype == torch.bfloat16
+
+
+def test_memory_formats_agree(name):
+    model = build_tiny(name).eval()
+    x = image(2, 3, 48, 64)
+    with torch.no_grad():
+        expected = model(x)
+        model = model.to(memory_format=torch.channels_last)
+        found = model(x.to(memory_format=torch.channels_last))
+        strided = model(image(2, 3, 48, 128)[..., ::2])
+        assert len(strided) == 4
+    for a, b in zip(expected, found):
+        torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-5)
+
+
+def test_seeded_runs_are_identical(name):
+    results = []
+    for _ in range(2):
+        torch.manual_seed(3)
+        model = build_tiny(name, drop_path_rate=0.5)
+        loss_of(model(image(2, 3, 64, 64))).backward()
+        results.append([p.grad.clone() for p in model.parameters()])
+    assert all(torch.equal(a, b) for a, b in zip(*results))
+
+
+def test_layer_depth(name):
+    model = build_tiny(name)
+    depths, counts = zip(
+        *(
+            model.get_layer_depth(f'backbone.{key}', 'backbone.')
+            for key, _ in model.named_parameters()
+        )
+    )
+    (count,) = set(counts)
+    assert depths[0] == 0 and max(depths) == count - 2
+    assert model.get_layer_depth('head.fc.weight', 'backbone.') == (
+        count - 1,
+        count,
+    )
+
+
+def test_copies_and_pickles(name):
+    """EMA hooks copy models; spawned workers pickle them."""
+    model = build_tiny(name).eval()
+    x = image(1, 3, 32, 32)
+    expected = model(x)[-1]
+    assert torch.equal(copy.deepcopy(model)(x)[-1], expected)
+    assert torch.equal(pickle.loads(pickle.dumps(model))(x)[-1], expected)
+
+
+def test_init_weights_keeps_the_constructor_values(name):
+    model = build_tiny(name)
+    before = copy.deepcopy(model.state_dict())
+    model.init_weights()
+    for key, value in model.state_dict().items():
+        assert torch.equal(value, before[key]), key
+
+
+def test_compiles_without_graph_breaks(name):
+    """At two sizes, the second one dynamic."""
+    torch._dynamo.reset()
+    model = build_tiny(name).eval()
+    compiled = torch.compile(model, fullgraph=True, backend='eager')
+    with torch.no_grad():
+        for size in ((64, 64), (96, 80)):
+            x = image(2, 3, *size)
+            for a, b in zip(compiled(x), model(x)):
+                torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-5)

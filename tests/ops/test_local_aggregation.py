@@ -1,0 +1,191 @@
+import pytest
+import torch
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from mmctx.ops import local_aggregation
+from mmctx.ops.local_aggregation import BACKENDS
+
+SHAPES = [
+    # n, c, g, k, h, w
+    (2, 8, 2, 3, 5, 7),
+    (1, 6, 3, 3, 1, 1),
+    (1, 4, 4, 5, 2, 3),
+    (2, 4, 1, 7, 3, 9),
+    (1, 4, 2, 3, 1, 5),
+    (3, 6, 2, 5, 6, 1),
+]
+backends = pytest.mark.parametrize('backend', BACKENDS)
+
+
+def make(n, c, g, k, h, w, dtype=torch.float64):
+    value = torch.randn(n, c, h, w, dtype=dtype, requires_grad=True)
+    weight = torch.randn(n, g, k * k, h, w, dtype=dtype, requires_grad=True)
+    return value, weight
+
+
+def by_definition(value, weight, k):
+    """The docstring's sum, one number at a time."""
+    h, w = value.shape[2:]
+    g = weight.shape[1]
+    out = torch.zeros_like(value)
+    for i, j, y, x in torch.cartesian_prod(*map(torch.arange, value.shape)):
+        for t in range(k * k):
+            yy, xx = y + t // k - k // 2, x + t % k - k // 2
+            if 0 <= yy < h and 0 <= xx < w:
+                out[i, j, y, x] += (
+                    weight[i, j % g, t, y, x] * value[i, j, yy, xx]
+                )
+    return out
+
+
+@backends
+@pytest.mark.parametrize('shape', SHAPES[:4])
+def test_definition(backend, shape):
+    value, weight = (x.detach() for x in make(*shape))
+    out = local_aggregation(value, weight, shape[3], backend)
+    torch.testing.assert_close(out, by_definition(value, weight, shape[3]))
+
+
+@backends
+@pytest.mark.parametrize('shape', SHAPES)
+def test_gradients(backend, shape):
+    inputs = make(*shape)
+
+    def function(value, weight):
+        return local_aggregation(value, weight, shape[3], backend)
+
+    assert torch.autograd.gradcheck(function, inputs, fast_mode=True)
+
+
+@pytest.mark.parametrize('shape', SHAPES)
+def test_backends_agree_on_strided_inputs(shape):
+    value, weight = make(*shape)
+    value = value.detach().to(memory_format=torch.channels_last)
+    weight = weight.detach().transpose(-1, -2).contiguous().transpose(-1, -2)
+    results = []
+    for backend in BACKENDS:
+        v, w = value.clone().requires_grad_(), weight.clone().requires_grad_()
+        out = local_aggregation(v, w, shape[3], backend)
+        (
+            out * torch.linspace(-1, 1, out.numel()).view_as(out)
+        ).sum().backward()
+        results.append((out, v.grad, w.grad))
+    for a, b in zip(*results):
+        torch.testing.assert_close(a, b)
+
+
+@backends
+@pytest.mark.parametrize('needs', [(True, False), (False, True)])
+def test_one_gradient_at_a_time(backend, needs):
+    value, weight = (
+        x.detach().requires_grad_(need)
+        for x, need in zip(make(*SHAPES[0]), needs)
+    )
+    local_aggregation(value, weight, 3, backend).sum().backward()
+    assert (value.grad is not None, weight.grad is not None) == needs
+
+
+@backends
+@pytest.mark.parametrize('dtype', [torch.float16, torch.bfloat16])
+def test_half_precision_accumulates_in_float32(backend, dtype):
+    """Rounded once: within half a unit in the last place of the exact sum."""
+    value, weight = (x.detach() for x in make(1, 8, 1, 7, 9, 9, dtype=dtype))
+    out = local_aggregation(value, weight, 7, backend)
+    exact = local_aggregation(value.double(), weight.double(), 7, 'reference')
+    assert out.dtype == dtype
+    bound = torch.finfo(dtype).eps / 2 * exact.abs() * 1.01 + 1e-5
+    assert ((out.double() - exact).abs() <= bound).all()
+
+
+@backends
+def test_mixed_dtypes_as_under_autocast(backend):
+    value = torch.randn(1, 4, 5, 5).bfloat16().requires_grad_()
+    weight = torch.randn(1, 2, 9, 5, 5, requires_grad=True)
+    out = local_aggregation(value, weight, 3, backend)
+    out.sum().backward()
+    assert out.dtype == value.grad.dtype == torch.bfloat16
+    assert weight.grad.dtype == torch.float32
+
+
+class LargestAllocation(TorchDispatchMode):
+    """Elements of the largest fresh tensor that any operator returns."""
+
+    largest = 0
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        out = func(*args, **(kwargs or {}))
+        known = {
+            a.untyped_storage().data_ptr()
+            for a in args
+            if isinstance(a, torch.Tensor)
+        }
+        if (
+            isinstance(out, torch.Tensor)
+            and out.untyped_storage().data_ptr() not in known
+        ):
+            self.largest = max(self.largest, out.numel())
+        return out
+
+
+def test_lean_backend_copies_no_taps():
+    """No intermediate is larger than one map, forward and backward."""
+    from mmctx.ops.local_aggregation import lean
+
+    value, weight = (x.detach() for x in make(2, 16, 2, 3, 8, 8))
+    with LargestAllocation() as mode:
+        out = lean.forward(value, weight, 3)
+    assert mode.largest == value.numel()
+    with LargestAllocation() as mode:
+        lean.backward(out, value, weight, 3)
+    assert mode.largest == max(value.numel(), weight.numel())
+
+
+def test_operator_registration():
+    """Fake and autograd implementations are consistent."""
+    inputs = make(1, 4, 2, 3, 5, 6)
+    torch.library.opcheck(torch.ops.mmctx.local_aggregation, (*inputs, 3))
+
+
+@pytest.mark.parametrize('backend', [None, *BACKENDS])
+def test_compiles(backend):
+    value, weight = (x.detach() for x in make(1, 4, 2, 3, 5, 6))
+    compiled = torch.compile(
+        local_aggregation, fullgraph=True, backend='eager'
+    )
+    torch.testing.assert_close(
+        compiled(value, weight, 3, backend),
+        local_aggregation(value, weight, 3),
+    )
+
+
+def test_inputs_are_left_alone():
+    value, weight = (x.detach() for x in make(*SHAPES[0]))
+    copies = value.clone(), weight.clone()
+    local_aggregation(value, weight, 3, 'lean')
+    assert torch.equal(value, copies[0]) and torch.equal(weight, copies[1])
+
+
+@pytest.mark.parametrize(
+    'value, weight, k, error, message',
+    [
+        ((1, 4, 5, 5), (1, 2, 9, 5, 5), 2, ValueError, 'odd'),
+        ((1, 4, 5, 5), (1, 2, 9, 5, 5), 3.0, ValueError, 'odd int'),
+        ((4, 5, 5), (1, 2, 9, 5, 5), 3, ValueError, '4 dimensions'),
+        ((1, 4, 5, 5), (1, 18, 5, 5), 3, ValueError, '5 dimensions'),
+        ((1, 4, 5, 5), (1, 3, 9, 5, 5), 3, ValueError, 'must divide'),
+        ((1, 4, 5, 5), (1, 2, 25, 5, 5), 3, ValueError, r'\(1, G, 9, 5, 5\)'),
+        ((1, 4, 5, 5), (2, 2, 9, 5, 5), 3, ValueError, r'\(1, G, 9, 5, 5\)'),
+        ((1, 4, 5, 5), (1, 2, 9, 5, 4), 3, ValueError, r'\(1, G, 9, 5, 5\)'),
+    ],
+)
+def test_bad_input(value, weight, k, error, message):
+    with pytest.raises(error, match=message):
+        local_aggregation(torch.zeros(value), torch.zeros(weight), k)
+
+
+def test_bad_dtype_and_backend():
+    value, weight = torch.zeros(1, 4, 5, 5), torch.zeros(1, 2, 9, 5, 5)
+    with pytest.raises(TypeError, match='value must be floating'):
+        local_aggregation(value.int(), weight, 3)
+    with pytest.raises(ValueError, match=r"backend.*'cuda'"):
+        local_aggregation(value, weight, 3, 'cuda')
