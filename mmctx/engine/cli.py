@@ -143,11 +143,25 @@ def prepare(cfg: Config, args: argparse.Namespace) -> None:
         or cfg.get('work_dir')
         or os.path.join('work_dirs', Path(args.config).stem)
     )
-    if not torch.cuda.is_available():
-        cfg.merge_from_dict({'env_cfg.dist_cfg.backend': 'gloo'})
+    if args.launcher == 'pytorch' and not torch.cuda.is_available():
+        _distribute_on_cpu(cfg)
     for name in ('train_dataloader', 'val_dataloader', 'test_dataloader'):
         if cfg.get(name) is not None:
             _complete_dataloader(cfg[name], cfg.get('default_scope'))
+
+
+def _distribute_on_cpu(cfg: Config) -> None:
+    """Does what MMEngine's launcher does, for processes without a GPU."""
+    torch.distributed.init_process_group('gloo')
+    cfg.setdefault(
+        'model_wrapper_cfg',
+        dict(
+            type='MMDistributedDataParallel',
+            device_ids=None,
+            broadcast_buffers=False,
+            find_unused_parameters=cfg.get('find_unused_parameters', False),
+        ),
+    )
 
 
 def _complete_dataloader(loader: ConfigDict, scope: Optional[str]) -> None:
@@ -179,14 +193,15 @@ def build_runner(cfg: Config, path: str) -> Runner:
 
 
 def describe(error: BaseException) -> str:
-    """An error in one line: its place in a file, or its last line."""
+    """An error in one line, with the line number if it is one of syntax."""
     if isinstance(error, SyntaxError) and error.lineno:
         return f'line {error.lineno}: {error.msg}'
-    lines = [line for line in str(error).splitlines() if line.strip()]
-    text = lines[-1].strip('\'" ') if lines else ''
-    if isinstance(error, KeyError) and ' ' not in text:
-        text = f'there is no {text!r}'
-    return text.split('. Please check')[0] or type(error).__name__
+    if isinstance(error, KeyError) and error.args:
+        text = str(error.args[0])
+        return text if ' ' in text else f'there is no {text!r}'
+    lines = str(error).strip().splitlines() or [type(error).__name__]
+    # a worker process sends its whole traceback
+    return lines[-1 if lines[0].startswith('Caught ') else 0]
 
 
 def is_user_error(error: Exception) -> bool:

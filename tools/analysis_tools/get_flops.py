@@ -17,7 +17,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 import torch
 from mmengine.model import revert_sync_batchnorm
 from mmengine.registry import MODELS, init_default_scope
-from torch.utils.flop_counter import FlopCounterMode, sdpa_flop
+from torch.utils.flop_counter import FlopCounterMode, sdpa_flop_count
 
 import mmctx.ops  # noqa: F401  (defines the operators counted below)
 from mmctx.engine import cli
@@ -28,9 +28,14 @@ def local_aggregation_flop(value, weight, *_, **__):
     return 2 * torch.Size(value).numel() * weight[2]
 
 
+def attention_flop(query, key, value, *_, **__):
+    return sdpa_flop_count(query, key, value)
+
+
+#: Operators that PyTorch's counter does not know.
 FORMULAS = {
     torch.ops.mmctx.local_aggregation: local_aggregation_flop,
-    torch.ops.aten._scaled_dot_product_flash_attention_for_cpu: sdpa_flop,
+    torch.ops.aten._scaled_dot_product_flash_attention_for_cpu: attention_flop,
 }
 
 

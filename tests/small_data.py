@@ -1,0 +1,60 @@
+"""Small stand-ins for the data sets that the configs name."""
+
+import json
+
+import cv2
+import numpy as np
+
+
+def _write_image(path, height, width, seed):
+    image = np.random.default_rng(seed).integers(0, 256, (8, 8, 3), np.uint8)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    cv2.imwrite(str(path), cv2.resize(image, (width, height)))
+
+
+def make_imagenet(root):
+    """Two images of two classes per split."""
+    (root / 'meta').mkdir(parents=True)
+    for split in ('train', 'val'):
+        for i in range(2):
+            _write_image(root / split / f'{i}.JPEG', 80 + 10 * i, 100, i)
+        labels = '0.JPEG 0\n1.JPEG 999\n'
+        (root / 'meta' / f'{split}.txt').write_text(labels)
+
+
+def make_coco(root):
+    """Two images per split, with one and with two objects."""
+    classes = ['person', 'car', 'dog']
+    (root / 'annotations').mkdir(parents=True)
+    for split in ('train2017', 'val2017'):
+        images, annotations = [], []
+        for i in range(2):
+            name = f'{i}.jpg'
+            _write_image(root / split / name, 48 + 16 * i, 64, i)
+            images.append(
+                dict(id=i, file_name=name, height=48 + 16 * i, width=64)
+            )
+            for j in range(i + 1):
+                x, y, w, h = 2 + 10 * j, 4, 40, 36
+                annotations.append(
+                    dict(
+                        id=len(annotations) + 1,
+                        image_id=i,
+                        category_id=j + 1,
+                        bbox=[x, y, w, h],
+                        area=w * h,
+                        iscrowd=0,
+                        segmentation=[
+                            [x, y, x + w, y, x + w, y + h, x, y + h]
+                        ],
+                    )
+                )
+        content = dict(
+            images=images,
+            annotations=annotations,
+            categories=[
+                dict(id=i + 1, name=name) for i, name in enumerate(classes)
+            ],
+        )
+        path = root / 'annotations' / f'instances_{split}.json'
+        path.write_text(json.dumps(content))
