@@ -20,16 +20,20 @@ def expected(released):
 
 def detectron2_names(state):
     """The detection release's spelling of a classification state dict."""
+    deep = 'conv1.6.weight' in state
+    stem_norm = 'stem.conv1.7.' if deep else 'stem.conv1.norm.'
+    shortcut = 'shortcut.1.' if deep else 'shortcut.'
+    conv, norm = ('1', '2') if deep else ('0', '1')
     renamed = {}
     for key, value in state.items():
         if key.startswith('fc.') or key.endswith('num_batches_tracked'):
             continue
-        key = re.sub(r'^bn1\.', 'stem.conv1.norm.', key)
+        key = re.sub(r'^bn1\.', stem_norm, key)
         key = re.sub(r'^conv1\.', 'stem.conv1.', key)
         key = re.sub(r'^layer(\d)', lambda m: f'res{int(m[1]) + 1}', key)
         key = re.sub(r'(\.\d+)\.bn([13])\.', r'\1.conv\2.norm.', key)
-        key = key.replace('.downsample.0.', '.shortcut.')
-        key = key.replace('.downsample.1.', '.shortcut.norm.')
+        key = key.replace(f'.downsample.{conv}.', f'.{shortcut}')
+        key = key.replace(f'.downsample.{norm}.', f'.{shortcut}norm.')
         key = re.sub(r'\.(key_embed|embed|se)\.1\.', r'.\1.0.norm.', key)
         key = re.sub(r'\.(embed|se)\.3\.', r'.\1.2.', key)
         key = key.replace('.embed.4.', '.embed.3.')
@@ -62,16 +66,20 @@ def test_outer_dicts(released, expected, wrap):
     assert all(torch.equal(found[k], v) for k, v in expected.items())
 
 
-def test_detection_release(released, expected):
+@pytest.mark.parametrize('name', ['cotnet50', 'cotnext50', 'se_cotnetd_50'])
+def test_detection_release(name):
     """The backbone's part of a detector, without norm counters."""
+    released = Fixture(name).released
     state = detectron2_names(released)
+    assert 'backbone.bottom_up.res2.0.conv1.weight' in state
     state['roi_heads.box_head.conv1.weight'] = torch.zeros(1)
     state['backbone.fpn_lateral2.weight'] = torch.zeros(1)
-    found = convert_state_dict({'model': state}, 'cotnet50')
-    backbone = {k: v for k, v in expected.items() if 'head.' not in k}
-    assert found.keys() == backbone.keys()
-    assert all(torch.equal(found[k], v) for k, v in backbone.items())
-    get_backbone('cotnet50').load_state_dict(
+    found = convert_state_dict({'model': state}, name)
+    expected = convert_state_dict(released, name)
+    expected = {k: v for k, v in expected.items() if 'head.' not in k}
+    assert found.keys() == expected.keys()
+    assert all(torch.equal(found[k], v) for k, v in expected.items())
+    get_backbone(name).load_state_dict(
         {k[len('backbone.') :]: v for k, v in found.items()}, strict=True
     )
 

@@ -1,0 +1,91 @@
+"""Names in configs, from every host's scope."""
+
+import subprocess
+import sys
+
+import pytest
+from mmengine.registry import MODELS, DefaultScope, Registry
+
+from mmctx.registry import register
+from tests.backbones import TINY
+
+HOSTS = ('mmpretrain', 'mmdet', 'mmseg')
+
+
+@pytest.mark.parametrize('name', sorted(TINY))
+@pytest.mark.parametrize('prefix', ['', 'mmctx.'])
+@pytest.mark.parametrize('host', HOSTS)
+def test_names_resolve_from_every_scope(host, prefix, name):
+    registry = pytest.importorskip(f'{host}.registry').MODELS
+    cfg = dict(TINY[name], type=prefix + name)
+    with DefaultScope.overwrite_default_scope(host):
+        assert type(registry.build(cfg)).__name__ == name
+        assert type(MODELS.build(cfg)).__name__ == name
+
+
+def test_prefixed_name_needs_no_import():
+    code = (
+        'from mmengine.registry import MODELS\n'
+        "print(type(MODELS.build(dict(type='mmctx.CoTNet', depth=14))))"
+    )
+    done = subprocess.run(
+        [sys.executable, '-c', code], capture_output=True, text=True
+    )
+    assert 'CoTNet' in done.stdout, done.stderr
+
+
+BARE_IMPORT = """
+import sys
+
+for name in {hidden!r}:
+    sys.modules[name] = None  # importing it fails
+import mmctx, torch
+from mmengine.registry import DefaultScope
+assert DefaultScope.get_current_instance() is None
+model = mmctx.get_backbone('cotnet50', depth=14)
+assert len(model(torch.rand(2, 3, 64, 64))) == 4
+try:
+    mmctx.get_model('cotnet50')
+except ImportError as error:
+    assert 'get_backbone' in str(error)
+else:
+    raise AssertionError('no mmpretrain, yet a classifier')
+print('fine')
+"""
+
+
+def test_import_needs_no_host_no_ops_no_triton():
+    hidden = [*HOSTS, 'mmcv._ext', 'triton', 'timm', 'sklearn']
+    done = subprocess.run(
+        [sys.executable, '-c', BARE_IMPORT.format(hidden=hidden)],
+        capture_output=True,
+        text=True,
+    )
+    assert done.stdout.strip().endswith('fine'), done.stderr
+
+
+def test_taken_name_is_an_error():
+    registry = Registry('somewhere')
+
+    @registry.register_module(name='CoTNet')
+    class Other:
+        pass
+
+    with pytest.raises(RuntimeError, match=r"'CoTNet'.*Other already has"):
+        register(registry, 'CoTNet')(object)
+    assert registry.get('CoTNet') is Other
+
+
+def test_clear_message_for_old_or_missing_packages(monkeypatch):
+    from mmctx import compatibility
+
+    monkeypatch.setattr(
+        compatibility, 'REQUIRED', (('nowhere', '1.0', 'onedl-nowhere'),)
+    )
+    with pytest.raises(ImportError, match='Install onedl-nowhere'):
+        compatibility.check_dependencies()
+    monkeypatch.setattr(
+        compatibility, 'REQUIRED', (('torch', '99.0', 'torch'),)
+    )
+    with pytest.raises(ImportError, match=r'torch >= 99.0, found .*Upgrade'):
+        compatibility.check_dependencies()
