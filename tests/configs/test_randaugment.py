@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 from mmengine.config import Config
+from mmengine.registry import DefaultScope
 from mmpretrain.registry import TRANSFORMS
 
 from tests.scripts import ROOT
@@ -18,7 +19,8 @@ def randaugment(side):
         step for step in cfg.train_pipeline if step.type == 'RandAugment'
     )
     assert step in cfg.train_dataloader.dataset.pipeline
-    return TRANSFORMS.build(step)
+    with DefaultScope.overwrite_default_scope('mmpretrain'):
+        return TRANSFORMS.build(step)
 
 
 @pytest.mark.parametrize('side', SIDES)
