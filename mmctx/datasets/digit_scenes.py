@@ -37,7 +37,7 @@ _VERSION = 2  # raise it whenever equal parameters would give other pictures
 _CLASSES = tuple('0123456789')
 _SPLITS = ('train', 'val')
 _HELD_OUT = 5  # one scan of so many of each class
-_MIN_VISIBLE = 0.85  # a digit that is hidden more than this is not placed
+_MIN_VISIBLE = 0.85  # no digit hides more of another than this leaves
 _TRIES = 20
 # Brightness of each channel, of 255. Digits are lighter than what is behind
 # them, so that a small network learns them in minutes.
