@@ -4,7 +4,7 @@ _base_ = 'faster-rcnn_r50_fpn.py'
 
 model = dict(
     backbone=dict(_delete_=True),
-    neck=dict(out_channels=128, num_outs=4),
+    neck=dict(out_channels=128, num_outs=4, norm_cfg=dict(type='BN')),
     rpn_head=dict(
         in_channels=128,
         feat_channels=128,
@@ -14,7 +14,12 @@ model = dict(
         bbox_roi_extractor=dict(
             roi_layer=dict(sampling_ratio=1), out_channels=128
         ),
-        bbox_head=dict(in_channels=128, fc_out_channels=256, num_classes=10),
+        bbox_head=dict(
+            in_channels=128,
+            fc_out_channels=256,
+            num_classes=10,
+            reg_class_agnostic=True,
+        ),
     ),
     train_cfg=dict(
         rpn=dict(sampler=dict(num=128)),
