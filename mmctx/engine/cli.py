@@ -186,7 +186,14 @@ def build_runner(cfg: Config, path: str) -> Runner:
         if 'runner_type' in cfg:
             return RUNNERS.build(cfg)
         return Runner.from_cfg(cfg)
-    except (AssertionError, KeyError, TypeError, ValueError) as error:
+    except (
+        AssertionError,
+        ImportError,
+        KeyError,
+        OSError,
+        TypeError,
+        ValueError,
+    ) as error:
         raise UserError(
             f'cannot build what {path} describes: {describe(error)}'
         ) from error

@@ -280,3 +280,27 @@ def test_compiles_without_graph_breaks(name):
             x = image(2, 3, *size)
             for a, b in zip(compiled(x), model(x)):
                 torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-5)
+
+
+def test_onnx_equals_torch(name, tmp_path):
+    """Exported once, run at another batch size."""
+    import onnxruntime
+
+    model = build_tiny(name).eval()
+    path = tmp_path / 'model.onnx'
+    batch = torch.export.Dim('batch', min=1, max=8)
+    torch.onnx.export(
+        model,
+        (image(2, 3, 64, 48),),
+        path,
+        dynamo=True,
+        dynamic_shapes=({0: batch},),
+        verbose=False,
+    )
+    session = onnxruntime.InferenceSession(str(path))
+    x = image(3, 3, 64, 48)
+    found = session.run(None, {session.get_inputs()[0].name: x.numpy()})
+    for a, b in zip(found, model(x)):
+        torch.testing.assert_close(
+            torch.from_numpy(a), b, rtol=1e-3, atol=1e-5
+        )
