@@ -241,7 +241,7 @@ processors() { env -u OMP_NUM_THREADS nproc 2>/dev/null || getconf _NPROCESSORS_
 
 # The packages of OpenMMLab are built here: by the build tools that are pinned.
 install_rest() {
-  install -r "$root/requirements.txt" --build-constraint "$root/requirements/build.txt"
+  install --build-constraint "$root/requirements/build.txt" -r "$root/requirements.txt"
 }
 
 check_imports() {

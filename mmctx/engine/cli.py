@@ -206,6 +206,8 @@ def describe(error: BaseException) -> str:
     if isinstance(error, KeyError) and error.args:
         text = str(error.args[0])
         return text if ' ' in text else f'there is no {text!r}'
+    if isinstance(error, (CheckpointError, UserError)):
+        return ' '.join(str(error).split())
     lines = str(error).strip().splitlines() or [type(error).__name__]
     # a worker process sends its whole traceback
     return lines[-1 if lines[0].startswith('Caught ') else 0]
