@@ -12,7 +12,6 @@ import torch
 import torch.nn as nn
 import torch.nn.functional as F
 from torch import Tensor
-from torch.amp.autocast_mode import is_autocast_available
 
 #: Window sizes of the relative position encoding and their heads.
 WINDOWS = {3: 2, 5: 3, 7: 3}
@@ -253,7 +252,7 @@ class ConvAttention(nn.Module):
         out = torch.bmm(summary, self._by_head(q.map.flatten(2)))
         out = out.view(q.map.shape)
         if encoding is not None:
-            out.addcmul_(q.map, encoding.convolve(v.map))
+            out = _addcmul(out, q.map, encoding.convolve(v.map))
         if q.token is None:
             return Projected(out)
         token = torch.bmm(summary, self._by_head(q.token))
@@ -276,10 +275,20 @@ def _accurate(dtype: torch.dtype) -> torch.dtype:
 
 
 def _without_autocast(device_type: str) -> torch.autocast:
-    available = is_autocast_available(device_type)
-    return torch.autocast(device_type if available else 'cpu', enabled=False)
+    # There is no autocast for tensors without data.
+    device_type = 'cpu' if device_type == 'meta' else device_type
+    return torch.autocast(device_type, enabled=False)
+
+
+def _addcmul(out: Tensor, a: Tensor, b: Tensor) -> Tensor:
+    """``out + a * b``, in the place of ``out`` where nothing needs it."""
+    if torch.is_grad_enabled():
+        return torch.addcmul(out, a, b)
+    return out.addcmul_(a, b)
 
 
 def residual(x: Tensor, branch: Tensor) -> Tensor:
-    """``x + branch``, in the place of ``branch`` where dtypes allow."""
-    return branch.add_(x) if branch.dtype == x.dtype else x + branch
+    """``x + branch``, in the place of ``branch`` where nothing needs it."""
+    if torch.is_grad_enabled() or branch.dtype != x.dtype:
+        return x + branch
+    return branch.add_(x)
