@@ -72,8 +72,8 @@ class TokenMLP(nn.Module):
         ratio (float): Hidden channels per channel.
     """
 
-    #: Elements of the hidden layer that stay in a core's cache.
-    SLICE = 2**17
+    #: Pixels per thread whose hidden channels stay in a core's cache.
+    SLICE = 512
 
     def __init__(self, channels: int, ratio: float) -> None:
         super().__init__()
@@ -88,10 +88,10 @@ class TokenMLP(nn.Module):
         """(N, C, H, W) and (N, 1, C) to the same."""
         rows = x.permute(0, 2, 3, 1)
         if self._is_sliced(x):
-            size = max(self.SLICE // self.fc1.out_features, 1)
-            shape = rows.shape
-            parts = rows.flatten(0, 2).split(size * torch.get_num_threads())
-            rows = torch.cat([self._mlp(part) for part in parts]).view(shape)
+            size = self.SLICE * torch.get_num_threads()
+            parts = rows.flatten(0, 2).split(size)
+            parts = torch.cat([self._mlp(part) for part in parts])
+            rows = parts.view(rows.shape)
         else:
             rows = self._mlp(rows)
         return rows.permute(0, 3, 1, 2), self._mlp(token)
@@ -642,7 +642,7 @@ class CoaT(ContextBackbone):
         found = {}
         for i, stage in enumerate(self.stages):
             x = stage.embedding(x)
-            token = stage.cls_token.expand(len(x), -1, -1)
+            token = stage.cls_token.repeat(len(x), 1, 1)
             for block in stage.blocks:
                 x, token = self._run(
                     block,

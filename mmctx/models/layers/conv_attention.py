@@ -106,13 +106,24 @@ class ConvRelativePositionEncoding(nn.Module):
             )
             for size, heads in windows.items()
         )
-        self.widths = [conv.in_channels for conv in self.convs]
+        self.window = max(windows)
 
     def convolve(self, v: Tensor) -> Tensor:
-        """The depthwise convolutions alone: (N, C, H, W) to the same."""
-        parts = v.split(self.widths, dim=1)
-        return torch.cat(
-            [conv(part) for conv, part in zip(self.convs, parts)], dim=1
+        """The depthwise convolutions alone: (N, C, H, W) to the same.
+
+        Zeros make all windows as large as the largest: one convolution then
+        does for all heads, and nothing is split and joined again.
+        """
+        weights = [
+            F.pad(conv.weight, [(self.window - conv.kernel_size[0]) // 2] * 4)
+            for conv in self.convs
+        ]
+        return F.conv2d(
+            v,
+            torch.cat(weights),
+            torch.cat([conv.bias for conv in self.convs]),
+            padding=self.window // 2,
+            groups=v.shape[1],
         )
 
     def forward(self, q: Tensor, v: Tensor) -> Tensor:
