@@ -1,6 +1,7 @@
 """CoaT and CoaT-Lite."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from functools import partial
 from typing import Optional, Union
 
 import torch
@@ -21,6 +22,9 @@ from mmctx.models.layers.conv_attention import Projected, residual
 from mmctx.registry import register
 
 CO_SCALES = ('interpolation', 'none', 'cross_attention')
+
+#: What is worked through at a time in evaluation on a CPU.
+PIXELS_PER_THREAD = 512
 
 #: A map (N, C, H, W) and its class token (N, 1, C).
 Tokens = tuple[Tensor, Tensor]
@@ -64,6 +68,30 @@ class TokenNorm(nn.Module):
         return x, token if token is None else self.norm(token)
 
 
+def _runs_in_slices(x: Tensor) -> bool:
+    """Evaluation on a CPU, where a slice's intermediates stay in cache."""
+    return (
+        x.device.type == 'cpu'
+        and not torch.is_grad_enabled()
+        and not torch.compiler.is_compiling()
+        and not torch.onnx.is_in_onnx_export()
+    )
+
+
+def _pixels_per_slice() -> int:
+    return PIXELS_PER_THREAD * torch.get_num_threads()
+
+
+def by_images(run: Callable[..., Tokens], x: Tensor, token: Tensor) -> Tokens:
+    """``run(x, token)``, some images at a time where that is faster."""
+    size = max(_pixels_per_slice() // (x.shape[2] * x.shape[3]), 1)
+    if size >= len(x) or not _runs_in_slices(x):
+        return run(x, token)
+    parts = zip(*map(run, x.split(size), token.split(size)))
+    x, token = (torch.cat(part) for part in parts)
+    return x, token
+
+
 class TokenMLP(nn.Module):
     """Two linear layers with a GELU between, on a map and a class token.
 
@@ -71,9 +99,6 @@ class TokenMLP(nn.Module):
         channels (int): Channels C.
         ratio (float): Hidden channels per channel.
     """
-
-    #: Pixels per thread whose hidden channels stay in a core's cache.
-    SLICE = 512
 
     def __init__(self, channels: int, ratio: float) -> None:
         super().__init__()
@@ -87,24 +112,14 @@ class TokenMLP(nn.Module):
     def forward(self, x: Tensor, token: Tensor) -> Tokens:
         """(N, C, H, W) and (N, 1, C) to the same."""
         rows = x.permute(0, 2, 3, 1)
-        if self._is_sliced(x):
-            size = self.SLICE * torch.get_num_threads()
+        size = _pixels_per_slice()
+        if rows.shape[:3].numel() >= 2 * size and _runs_in_slices(x):
             parts = rows.flatten(0, 2).split(size)
             parts = torch.cat([self._mlp(part) for part in parts])
             rows = parts.view(rows.shape)
         else:
             rows = self._mlp(rows)
         return rows.permute(0, 3, 1, 2), self._mlp(token)
-
-    @staticmethod
-    def _is_sliced(x: Tensor) -> bool:
-        """Evaluation on a CPU: slice by slice, it needs no main memory."""
-        return (
-            x.device.type == 'cpu'
-            and not torch.is_grad_enabled()
-            and not torch.compiler.is_compiling()
-            and not torch.onnx.is_in_onnx_export()
-        )
 
 
 class TokenDropPath(nn.Module):
@@ -196,11 +211,15 @@ class SerialBlock(nn.Module):
         relative_encoding: Optional[nn.Module],
     ) -> Tokens:
         """(N, C, H, W) and (N, 1, C) to the same."""
-        tokens = (position_encoding(x), token)
-        branch = self.attention(*self.norm1(*tokens), relative_encoding)
-        tokens = _add(tokens, self.drop_path(*branch))
-        branch = self.mlp(*self.norm2(*tokens))
-        return _add(tokens, self.drop_path(*branch))
+
+        def run(x: Tensor, token: Tensor) -> Tokens:
+            tokens = (position_encoding(x), token)
+            branch = self.attention(*self.norm1(*tokens), relative_encoding)
+            tokens = _add(tokens, self.drop_path(*branch))
+            branch = self.mlp(*self.norm2(*tokens))
+            return _add(tokens, self.drop_path(*branch))
+
+        return by_images(run, x, token)
 
 
 class Stage(nn.Module):
@@ -305,9 +324,13 @@ class ParallelBlock(nn.Module):
         out = {}
         for s in self.wanted:
             mixed = _add(tokens[s], self.drop_path(*branches[s]))
-            branch = self.mlp(*self.norm2[s](*mixed))
-            out[s] = _add(mixed, self.drop_path(*branch))
+            out[s] = by_images(partial(self._feed, s), *mixed)
         return out
+
+    def _feed(self, s: str, x: Tensor, token: Tensor) -> Tokens:
+        """The shared MLP at scale s."""
+        branch = self.mlp(*self.norm2[s](x, token))
+        return _add((x, token), self.drop_path(*branch))
 
     def _attend_and_mix(
         self,
@@ -315,9 +338,12 @@ class ParallelBlock(nn.Module):
         encodings: dict[str, Optional[nn.Module]],
     ) -> dict[str, Tokens]:
         """Attention in each scale, then the sum over resized scales."""
-        found = {
-            s: self.attention[s](*normed[s], encodings[s]) for s in normed
-        }
+
+        def attend(s: str) -> Tokens:
+            attention = partial(self.attention[s], encoding=encodings[s])
+            return by_images(attention, *normed[s])
+
+        found = {s: attend(s) for s in normed}
         if self.co_scale == 'none':
             return found
         mixed = {}

@@ -5,7 +5,7 @@ import torch
 
 from mmctx import get_backbone, get_model
 from mmctx.checkpoints import convert_state_dict, load_backbone
-from mmctx.models.backbones.coat import TokenMLP
+from mmctx.models.backbones import coat
 from mmctx.zoo import get_spec
 from tests.backbones import TINY, build_tiny
 from tests.scripts import load_script
@@ -101,12 +101,15 @@ def test_head_asks_for_class_tokens():
         model(torch.randn(1, 3, 32, 32))
 
 
-def test_sliced_evaluation_changes_nothing(monkeypatch):
-    """Evaluation on a CPU, in slices, against training mode's one pass."""
-    model = build_tiny('CoaT').double().eval()
-    x = torch.randn(2, 3, 64, 96, dtype=torch.double)
+@pytest.mark.parametrize('kind', KINDS)
+@pytest.mark.parametrize('pixels', [4, 48])
+def test_sliced_evaluation_changes_nothing(monkeypatch, kind, pixels):
+    """Evaluation on a CPU, in slices, against one pass with gradients."""
+    model = build_tiny(kind).double().eval()
+    x = torch.randn(3, 3, 64, 96, dtype=torch.double)
     expected = model(x)
-    monkeypatch.setattr(TokenMLP, 'SLICE', 64)
+    per_thread = max(pixels // torch.get_num_threads(), 1)
+    monkeypatch.setattr(coat, 'PIXELS_PER_THREAD', per_thread)
     with torch.no_grad():
         found = model(x)
     for a, b in zip(found, expected):
