@@ -5,6 +5,7 @@ import torch
 
 from mmctx import get_backbone, get_model, list_models
 from mmctx.checkpoints import CheckpointError, convert_state_dict, recognise
+from mmctx.checkpoints.convert import examine
 from tests.parity import Fixture
 
 
@@ -41,7 +42,13 @@ def detectron2_names(state):
     return renamed
 
 
-@pytest.mark.parametrize('name', ['cotnet50', 'cotnext50', 'se_cotnetd_50'])
+@pytest.mark.parametrize(
+    'name',
+    [
+        'cotnet50', 'cotnext50', 'se_cotnetd_50', 'coat_lite_tiny',
+        'coat_lite_small', 'coat_tiny', 'coat_mini',
+    ],
+)  # fmt: skip
 def test_strict_load_and_recognition(name):
     fixture = Fixture(name)
     state = convert_state_dict(fixture.released, name)
@@ -135,3 +142,66 @@ def test_every_zoo_model_has_a_key_map():
     from mmctx.zoo import get_spec
 
     assert {get_spec(n).family for n in list_models()} == set(RENAMERS)
+
+
+@pytest.fixture(scope='module')
+def coat():
+    return Fixture('coat_tiny').released
+
+
+def test_coat_drops_what_the_release_never_uses(coat):
+    dropped = examine(coat, 'coat_tiny').dropped
+    assert dropped == ['norm1.weight', 'norm1.bias']
+    lite = Fixture('coat_lite_tiny').released
+    assert sorted(examine(lite, 'coat_lite_tiny').dropped) == [
+        f'norm{i}.{kind}' for i in (1, 2, 3) for kind in ('bias', 'weight')
+    ]
+
+
+@pytest.mark.parametrize(
+    'alias',
+    [
+        'serial_blocks2.1.cpe.proj.weight',
+        'serial_blocks3.0.factoratt_crpe.crpe.conv_list.1.bias',
+        'parallel_blocks.2.factoratt_crpe4.crpe.conv_list.0.weight',
+        'parallel_blocks.5.mlp3.fc1.weight',
+    ],
+)
+def test_coat_aliases_must_agree(coat, alias):
+    """A shared tensor that the file holds under two names."""
+    expected = convert_state_dict(coat, 'coat_tiny')
+    once = {k: v for k, v in coat.items() if k != alias}
+    found = convert_state_dict(once, 'coat_tiny')
+    assert all(torch.equal(found[k], v) for k, v in expected.items())
+    copied = {**coat, alias: coat[alias].clone()}
+    assert convert_state_dict(copied, 'coat_tiny').keys() == expected.keys()
+    differing = {**coat, alias: coat[alias] + 1}
+    with pytest.raises(CheckpointError, match=re.escape(alias)):
+        convert_state_dict(differing, 'coat_tiny')
+
+
+def test_coat_in_timm(coat):
+    timm = pytest.importorskip('timm')
+    state = timm.create_model('coat_tiny').state_dict()
+    assert recognise(state) == 'coat_tiny'
+    assert examine(state, 'coat_tiny').dropped == []
+    assert (
+        convert_state_dict(state, 'coat_tiny').keys()
+        == convert_state_dict(coat, 'coat_tiny').keys()
+    )
+
+
+def test_coat_of_a_detector(coat):
+    state = {
+        f'backbone.{k}': v
+        for k, v in coat.items()
+        if not k.startswith(('norm', 'head', 'aggregate'))
+    }
+    state['neck.lateral_convs.0.conv.weight'] = torch.zeros(1)
+    conversion = examine(state, 'coat_tiny')
+    assert conversion.dropped == ['neck.lateral_convs.0.conv.weight']
+    assert recognise(state) == 'coat_tiny'
+    get_backbone('coat_tiny').load_state_dict(
+        {k[len('backbone.') :]: v for k, v in conversion.state_dict.items()},
+        strict=True,
+    )
