@@ -4,7 +4,7 @@ _base_ = [
     '../_base_/datasets/imagenet_bs64_randaug-m15_256.py',
     '../_base_/schedules/imagenet_bs512_sgd_350e.py',
     '../_base_/hooks/ema_1e-4.py',
-    '../_base_/runtime/mmpretrain.py',
+    '../_base_/runtime/mmpretrain_sync-buffers.py',
 ]
 
 model = dict(backbone=dict(type='SECoTNetD', depth=152, drop_path_rate=0.15))

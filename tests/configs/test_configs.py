@@ -64,15 +64,16 @@ def shrink_loader(loader, data_roots):
         if isinstance(value, str):
             return data_roots.get(value, value)
         if key in SIZES and isinstance(value, list):
-            return [tuple(side // 10 for side in pair) for pair in value]
+            return [tuple(max(s // 10, 64) for s in pair) for pair in value]
         if key in SIZES and isinstance(value, tuple):
-            return tuple(side // 10 for side in value)
+            return tuple(max(side // 10, 64) for side in value)
         if key in SIZES:
             return max(value // 3, 64)
         return value
 
     loader = replace(loader, small)
     loader.update(batch_size=2, num_workers=0, persistent_workers=False)
+    loader.dataset.indices = 2
     return loader
 
 
@@ -90,11 +91,16 @@ def shrink(cfg, data_roots, work_dir):
                     v.replace(a, b) if isinstance(v, str) else v
                 ),
             )
-    if cfg.train_cfg.get('by_epoch'):
-        cfg.train_cfg.max_epochs = 1
-    else:
+    if 'max_iters' in cfg.train_cfg:
         cfg.train_cfg.update(max_iters=1, val_interval=1)
+    else:
+        cfg.train_cfg.max_epochs = 1
     cfg.default_hooks.checkpoint = None
+    cfg.custom_hooks = [
+        hook
+        for hook in cfg.get('custom_hooks', [])
+        if hook.type != 'PrepareDigitScenes'
+    ]
     return cfg
 
 

@@ -69,6 +69,7 @@ def test_train_writes_where_the_hosts_do(work_dir):
     checkpoint = torch.load(work_dir / 'epoch_1.pth', weights_only=False)
     assert checkpoint['meta']['epoch'] == 1
     assert 'accuracy/top1' in logs(work_dir)
+    assert (work_dir / 'best_accuracy_top1_epoch_1.pth').is_file()
     assert (work_dir / Path(CONFIG).name).is_file()
 
 
