@@ -7,4 +7,7 @@ _base_ = [
     '../_base_/runtime/mmpretrain.py',
 ]
 
-model = dict(backbone=dict(arch='lite_small'), head=dict(in_channels=512))
+model = dict(
+    backbone=dict(arch='lite_small'),
+    head=dict(in_channels=512),
+)

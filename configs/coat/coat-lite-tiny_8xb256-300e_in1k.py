@@ -7,4 +7,7 @@ _base_ = [
     '../_base_/runtime/mmpretrain.py',
 ]
 
-model = dict(backbone=dict(arch='lite_tiny'), head=dict(in_channels=320))
+model = dict(
+    backbone=dict(arch='lite_tiny'),
+    head=dict(in_channels=320),
+)

@@ -7,4 +7,7 @@ _base_ = [
     '../_base_/runtime/mmpretrain.py',
 ]
 
-model = dict(backbone=dict(arch='mini'), head=dict(in_channels=216))
+model = dict(
+    backbone=dict(arch='mini'),
+    head=dict(in_channels=216, num_tokens=3),
+)

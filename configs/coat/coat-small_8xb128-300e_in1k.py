@@ -8,6 +8,6 @@ _base_ = [
 
 model = dict(
     backbone=dict(arch='small', drop_path_rate=0.2),
-    head=dict(in_channels=320),
+    head=dict(in_channels=320, num_tokens=3),
 )
 train_dataloader = dict(batch_size=128)

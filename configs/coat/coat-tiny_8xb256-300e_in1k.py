@@ -7,4 +7,7 @@ _base_ = [
     '../_base_/runtime/mmpretrain.py',
 ]
 
-model = dict(backbone=dict(arch='tiny'), head=dict(in_channels=152))
+model = dict(
+    backbone=dict(arch='tiny'),
+    head=dict(in_channels=152, num_tokens=3),
+)
