@@ -2,7 +2,7 @@
 
 import difflib
 import fnmatch
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Optional
 
 import torch.nn as nn
@@ -26,11 +26,31 @@ class ModelSpec:
         family (str): File name of the network's family.
         backbone (dict): Config of the backbone.
         tasks (tuple[str]): Tasks with published experiments.
+        neck (dict, optional): Config of the classifier's neck.
+        head (dict): Config of the classifier's head, less its channels and
+            classes.
+        classifier (dict): What the backbone of a classifier takes besides.
     """
 
     family: str
     backbone: dict
     tasks: tuple[str, ...] = (CLASSIFICATION,)
+    neck: Optional[dict] = field(
+        default_factory=lambda: dict(type='GlobalAveragePooling')
+    )
+    head: dict = field(default_factory=lambda: dict(type='LinearClsHead'))
+    classifier: dict = field(default_factory=dict)
+
+
+def _coat(arch: str, *tasks: str) -> ModelSpec:
+    return ModelSpec(
+        'coat',
+        dict(type='CoaT', arch=arch),
+        (CLASSIFICATION, *tasks),
+        neck=None,
+        head=dict(type='CoaTClsHead', num_tokens=1 if 'lite' in arch else 3),
+        classifier=dict(with_cls_token=True),
+    )
 
 
 _COCO = (CLASSIFICATION, DETECTION, INSTANCE)
@@ -50,6 +70,14 @@ _SPECS: dict[str, ModelSpec] = {
     'se_cotnetd_152_320': ModelSpec(
         'cotnet', dict(type='SECoTNetD', depth=152)
     ),
+    'coat_lite_tiny': _coat('lite_tiny'),
+    'coat_lite_mini': _coat('lite_mini', DETECTION, INSTANCE),
+    'coat_lite_small': _coat('lite_small', DETECTION, INSTANCE),
+    'coat_lite_medium': _coat('lite_medium'),
+    'coat_lite_medium_384': _coat('lite_medium'),
+    'coat_tiny': _coat('tiny', DETECTION, INSTANCE),
+    'coat_mini': _coat('mini', DETECTION, INSTANCE),
+    'coat_small': _coat('small', DETECTION, INSTANCE),
 }
 
 
@@ -151,12 +179,13 @@ def get_model(
             f'mmpretrain cannot be imported ({error}). Install it, or use '
             'mmctx.get_backbone, which does not need it.'
         ) from error
-    backbone = get_backbone(name, **overrides)
+    spec = get_spec(name)
+    backbone = get_backbone(name, **{**spec.classifier, **overrides})
     model = ImageClassifier(
         backbone=backbone,
-        neck=dict(type='GlobalAveragePooling'),
+        neck=spec.neck and dict(spec.neck),
         head=dict(
-            type='LinearClsHead',
+            spec.head,
             num_classes=num_classes,
             in_channels=backbone.out_channels[-1],
         ),

@@ -8,13 +8,14 @@ from typing import Optional
 import torch
 from torch import Tensor
 
-from . import cotnet
+from . import coat, cotnet
 from .loading import CheckpointError, unwrap
 
 #: For each family, a function of all keys of a released file that gives the
 #: function from one released key to ours.
 RENAMERS: dict[str, Callable[[Collection[str]], Callable[[str], str]]] = {
     'cotnet': cotnet.rename,
+    'coat': coat.rename,
 }
 
 
@@ -26,9 +27,12 @@ class Conversion:
         state_dict (dict): Our names and the tensors.
         mapping (dict): Released name to ours.
         dropped (list): Released names that a classifier has no use for: the
-            parts of a detector beyond its backbone.
+            parts of a detector beyond its backbone, layers that the release
+            builds and never uses.
         unknown (list): Released names that the model has no place for.
         misshapen (list): Sentences on tensors of another shape.
+        conflicting (list): Released names of a shared tensor that has other
+            values under an earlier name.
         missing (list): Our names that the file does not fill.
     """
 
@@ -37,6 +41,7 @@ class Conversion:
     dropped: list[str] = field(default_factory=list)
     unknown: list[str] = field(default_factory=list)
     misshapen: list[str] = field(default_factory=list)
+    conflicting: list[str] = field(default_factory=list)
     missing: list[str] = field(default_factory=list)
 
     def complaints(self) -> list[str]:
@@ -44,6 +49,7 @@ class Conversion:
         kinds = {
             'keys that the model does not know': self.unknown,
             'tensors of another shape': self.misshapen,
+            'tensors that differ from their other name': self.conflicting,
             'tensors that the file lacks': self.missing,
         }
         return [
@@ -68,6 +74,10 @@ def expected_tensors(name: str) -> Mapping[str, torch.Size]:
     return {f'backbone.{k}': v.shape for k, v in backbone.state_dict().items()}
 
 
+def _same(a: Tensor, b: Tensor) -> bool:
+    return a is b or torch.equal(a, b)
+
+
 def examine(state_dict: Mapping[str, Tensor], name: str) -> Conversion:
     """Convert as far as possible and report what does not fit."""
     from mmctx.zoo import get_spec
@@ -86,8 +96,9 @@ def examine(state_dict: Mapping[str, Tensor], name: str) -> Conversion:
                 f'{key} {tuple(tensor.shape)} instead of '
                 f'{tuple(expected[ours])}'
             )
+        elif not _same(result.state_dict.setdefault(ours, tensor), tensor):
+            result.conflicting.append(key)
         else:
-            result.state_dict[ours] = tensor
             result.mapping[key] = ours
     for key in expected:
         if key.endswith('.num_batches_tracked'):

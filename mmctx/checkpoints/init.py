@@ -84,7 +84,7 @@ def load_backbone(
     """
     part = _backbone_part(load_checkpoint(uri), prefix)
     own = backbone.state_dict()
-    unbuilt = tuple(f'stages.{i}.' for i in range(len(backbone.stages), 4))
+    unbuilt = backbone.unbuilt_keys()
     unknown = [k for k in part if k not in own and not k.startswith(unbuilt)]
     missing = [k for k in own if k not in part]
     misshapen = [

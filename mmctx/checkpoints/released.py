@@ -28,6 +28,11 @@ def _drive(file_id: str) -> Released:
     )
 
 
+def _coat(name: str, sha256: str) -> Released:
+    url = f'https://vcl.ucsd.edu/coat/pretrained/{name}_{sha256}.pth'
+    return Released(url=url, page=url, sha256=sha256)
+
+
 RELEASED: dict[str, Released] = {
     'cotnet50': _drive('1SR5ezIu7LN943zHaUh4mC0ehxBVMqtfv'),
     'cotnet101': _drive('11jExbPEg4Eq5PApisZyE5k-1CbRYnsQb'),
@@ -37,4 +42,12 @@ RELEASED: dict[str, Released] = {
     'se_cotnetd_101': _drive('1PWIltQYpYZiDrpfZORRQzGzQeXVd2b2f'),
     'se_cotnetd_152': _drive('1MkMx0a8an3ikt6LZwClIOyabBnMfR91v'),
     'se_cotnetd_152_320': _drive('1E43T2jS37gR07p_FVWnjJNkMWeYMXgX9'),
+    'coat_lite_tiny': _coat('coat_lite_tiny', 'e88e96b0'),
+    'coat_lite_mini': _coat('coat_lite_mini', '6b4a8ae5'),
+    'coat_lite_small': _coat('coat_lite_small', '8d362f48'),
+    'coat_lite_medium': _coat('coat_lite_medium', 'a750cd63'),
+    'coat_lite_medium_384': _coat('coat_lite_medium_384x384', 'f9129688'),
+    'coat_tiny': _coat('coat_tiny', 'c6efc33c'),
+    'coat_mini': _coat('coat_mini', '40667eec'),
+    'coat_small': _coat('coat_small', '7479cf9b'),
 }

@@ -1,7 +1,14 @@
 """Networks and their layers; importing registers them."""
 
-from .backbones import CoTNet, CoTNeXt, SECoTNetD
-from .layers import CoTLayer, CoXtLayer
+from . import heads  # noqa: F401
+from .backbones import CoaT, CoTNet, CoTNeXt, SECoTNetD
+from .layers import (
+    ConvAttention,
+    ConvPositionEncoding,
+    ConvRelativePositionEncoding,
+    CoTLayer,
+    CoXtLayer,
+)
 from .necks import PooledDropout
 
 __all__ = [
@@ -9,6 +16,10 @@ __all__ = [
     'CoTNeXt',
     'CoTNet',
     'CoXtLayer',
+    'CoaT',
+    'ConvAttention',
+    'ConvPositionEncoding',
+    'ConvRelativePositionEncoding',
     'PooledDropout',
     'SECoTNetD',
 ]

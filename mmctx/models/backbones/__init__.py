@@ -1,5 +1,6 @@
 """The backbones, one file per family."""
 
+from .coat import CoaT
 from .cotnet import CoTNet, CoTNeXt, SECoTNetD
 
-__all__ = ['CoTNeXt', 'CoTNet', 'SECoTNetD']
+__all__ = ['CoTNeXt', 'CoTNet', 'CoaT', 'SECoTNetD']

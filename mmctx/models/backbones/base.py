@@ -183,6 +183,14 @@ class ContextBackbone(BaseModule):
             load_backbone(self, cfg['checkpoint'], cfg.get('prefix'))
         self._is_init = True
 
+    def unbuilt_keys(self) -> tuple[str, ...]:
+        """Beginnings of names that more out indices would have built.
+
+        A checkpoint may hold them.
+        """
+        unbuilt = range(len(self.stages), NUM_STAGES)
+        return tuple(f'stages.{i}.' for i in unbuilt)
+
     def _finish_init(self) -> None:
         """What a subclass calls once its stem and stages are built."""
         self._reset_parameters()

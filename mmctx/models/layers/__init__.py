@@ -1,5 +1,16 @@
 """The context operators as layers, each usable alone."""
 
+from .conv_attention import (
+    ConvAttention,
+    ConvPositionEncoding,
+    ConvRelativePositionEncoding,
+)
 from .cot import CoTLayer, CoXtLayer
 
-__all__ = ['CoTLayer', 'CoXtLayer']
+__all__ = [
+    'CoTLayer',
+    'CoXtLayer',
+    'ConvAttention',
+    'ConvPositionEncoding',
+    'ConvRelativePositionEncoding',
+]

@@ -1,0 +1,68 @@
+"""Names of the CoaT releases, also in timm's spelling, in ours."""
+
+import re
+from collections.abc import Callable, Collection
+
+# Shared modules, which the release also lists under each of their users.
+_ALIASES = [
+    (r'^serial_blocks(\d)\.\d+\.cpe\.', r'cpe\1.'),
+    (r'^serial_blocks(\d)\.\d+\.factoratt_crpe\.crpe\.', r'crpe\1.'),
+    (r'^parallel_blocks\.\d+\.factoratt_crpe(\d)\.crpe\.', r'crpe\1.'),
+    (r'^(parallel_blocks\.\d+)\.mlp[34]\.', r'\1.mlp2.'),
+]
+
+
+def _stage(part: str) -> Callable[[re.Match], str]:
+    return lambda m: f'backbone.stages.{int(m[1]) - 1}.{part}'
+
+
+_RULES = [
+    (r'^cls_token(\d)$', _stage('cls_token')),
+    (r'^patch_embed1\.', 'backbone.stem.'),
+    (r'^patch_embed(\d)\.', _stage('embedding.')),
+    (r'^cpe(\d)\.proj\.', _stage('position_encoding.')),
+    (r'^crpe(\d)\.conv_list\.', _stage('relative_encoding.convs.')),
+    (r'^serial_blocks(\d)\.', _stage('blocks.')),
+    (r'^parallel_blocks\.', 'backbone.parallel.'),
+    (r'\.factoratt_crpe(\d)\.', r'.attention.\1.'),
+    (r'\.factoratt_crpe\.', '.attention.'),
+    (r'(backbone\.parallel\.\d+)\.norm(\d)(\d)\.', r'\1.norm\2.\3.'),
+    (r'(backbone\.parallel\.\d+)\.mlp2\.', r'\1.mlp.'),
+    # Our norms wrap the layer.
+    (r'^(backbone\..*\bnorm\d?(?:\.\d)?)\.(weight|bias)$', r'\1.norm.\2'),
+    (r'^head\.', 'head.fc.'),
+    (r'^aggregate\.', 'head.aggregate.'),
+]
+
+
+def rename(keys: Collection[str]) -> Callable[[str], str]:
+    """The function that renames the keys of one released file.
+
+    Args:
+        keys (Collection[str]): All keys of the file.
+
+    Returns:
+        Callable: Released key to ours; several where the release lists a
+        shared tensor several times. A key that belongs to no CoaT comes back
+        as a name that no model has; norms that the release builds and never
+        uses come back empty, and so does what a detector has beyond its
+        backbone.
+    """
+    prefix = 'backbone.' if 'backbone.cls_token1' in keys else ''
+    parallel = any(k.startswith(f'{prefix}parallel_blocks.') for k in keys)
+    used = '234' if parallel else '4'
+
+    def rename_one(key: str) -> str:
+        if not key.startswith(prefix):
+            return ''
+        key = key[len(prefix) :]
+        norm = re.match(r'norm([1-4])\.(weight|bias)$', key)
+        if norm:
+            if norm[1] not in used:
+                return ''
+            return f'head.norms.{used.index(norm[1])}.{norm[2]}'
+        for pattern, replacement in (*_ALIASES, *_RULES):
+            key = re.sub(pattern, replacement, key)
+        return key
+
+    return rename_one

@@ -1,0 +1,21 @@
+"""Heads that the papers need and the hosts lack.
+
+They are subclasses of the hosts' own: what is registered here imports its
+host when a model asks for it, so that ``import mmctx`` needs none.
+"""
+
+from mmctx.registry import MODELS, register
+
+__all__ = ['build_coat_cls_head']
+
+
+@register(MODELS, 'CoaTClsHead')
+def build_coat_cls_head(**kwargs):
+    """A :class:`~mmctx.models.heads.coat_cls_head.CoaTClsHead`.
+
+    Raises:
+        ImportError: mmpretrain is not installed.
+    """
+    from .coat_cls_head import CoaTClsHead
+
+    return CoaTClsHead(**kwargs)

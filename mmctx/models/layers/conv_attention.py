@@ -1,0 +1,285 @@
+"""The conv-attention of CoaT and its two position encodings.
+
+All three work on maps (N, C, H, W) and on one class token per image, which
+stays apart from the map. Maps in the channels-last memory format pass without
+being copied.
+"""
+
+from collections.abc import Mapping
+from typing import NamedTuple, Optional
+
+import torch
+import torch.nn as nn
+import torch.nn.functional as F
+from torch import Tensor
+from torch.amp.autocast_mode import is_autocast_available
+
+#: Window sizes of the relative position encoding and their heads.
+WINDOWS = {3: 2, 5: 3, 7: 3}
+
+
+def _check_heads(channels: int, num_heads: int) -> None:
+    if num_heads < 1 or channels < 1 or channels % num_heads:
+        raise ValueError(
+            'channels must be a positive multiple of num_heads, got '
+            f'{channels} channels and {num_heads} heads.'
+        )
+
+
+class ConvPositionEncoding(nn.Conv2d):
+    """Position encoding: a depthwise convolution added to its input.
+
+    Source: `Co-Scale Conv-Attentional Image Transformers
+    <https://arxiv.org/abs/2104.06399>`_, Sec. 3.3.
+
+    Args:
+        channels (int): Channels C.
+        kernel_size (int): Odd side of the window. Defaults to 3.
+
+    Raises:
+        ValueError: ``kernel_size`` is even.
+    """
+
+    def __init__(self, channels: int, kernel_size: int = 3) -> None:
+        if kernel_size % 2 == 0:
+            raise ValueError(
+                f'kernel_size must be an odd int, got {kernel_size}.'
+            )
+        super().__init__(
+            channels,
+            channels,
+            kernel_size,
+            padding=kernel_size // 2,
+            groups=channels,
+        )
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(N, C, H, W) to (N, C, H, W)."""
+        return residual(x, super().forward(x))
+
+
+class ConvRelativePositionEncoding(nn.Module):
+    r"""Relative position encoding of conv-attention.
+
+    .. math:: \hat{E} V = Q \circ \mathrm{DepthwiseConv}(V)
+
+    The heads are shared out among windows of several sizes.
+
+    Source: `Co-Scale Conv-Attentional Image Transformers
+    <https://arxiv.org/abs/2104.06399>`_, Eq. 6 and 7.
+
+    Args:
+        channels (int): Channels C, those of head h are h * C / heads onward.
+        num_heads (int): Number of heads. Defaults to 8.
+        windows (Mapping[int, int]): Number of heads for each odd window
+            size, in the order of the heads. Defaults to
+            ``{3: 2, 5: 3, 7: 3}``.
+
+    Raises:
+        ValueError: The heads do not divide the channels, those of
+            ``windows`` do not add up, or a window is even.
+    """
+
+    def __init__(
+        self,
+        channels: int,
+        num_heads: int = 8,
+        windows: Optional[Mapping[int, int]] = None,
+    ) -> None:
+        super().__init__()
+        windows = dict(windows or WINDOWS)
+        _check_heads(channels, num_heads)
+        if sum(windows.values()) != num_heads or any(
+            size % 2 == 0 or heads < 1 for size, heads in windows.items()
+        ):
+            raise ValueError(
+                'windows must map odd window sizes to numbers of heads that '
+                f'add up to {num_heads}, got {windows}.'
+            )
+        width = channels // num_heads
+        self.convs = nn.ModuleList(
+            nn.Conv2d(
+                heads * width,
+                heads * width,
+                size,
+                padding=size // 2,
+                groups=heads * width,
+            )
+            for size, heads in windows.items()
+        )
+        self.widths = [conv.in_channels for conv in self.convs]
+
+    def convolve(self, v: Tensor) -> Tensor:
+        """The depthwise convolutions alone: (N, C, H, W) to the same."""
+        parts = v.split(self.widths, dim=1)
+        return torch.cat(
+            [conv(part) for conv, part in zip(self.convs, parts)], dim=1
+        )
+
+    def forward(self, q: Tensor, v: Tensor) -> Tensor:
+        """Encoding of queries and values.
+
+        Args:
+            q (Tensor): Queries (N, C, H, W), unscaled.
+            v (Tensor): Values (N, C, H, W).
+
+        Returns:
+            Tensor: (N, C, H, W). A class token has no position: its own
+            encoding is zero.
+        """
+        return q * self.convolve(v)
+
+
+class Projected(NamedTuple):
+    """Queries, keys or values.
+
+    Attributes:
+        map (Tensor): (N, C, H, W), contiguous.
+        token (Tensor, optional): Class token, (N, C, 1).
+    """
+
+    map: Tensor
+    token: Optional[Tensor] = None
+
+
+class ConvAttention(nn.Module):
+    r"""Factorised attention with a convolutional position encoding.
+
+    .. math::
+        \frac{Q}{\sqrt{C_h}} (\mathrm{softmax}(K)^T V) + \hat{E} V
+
+    Softmax runs over all tokens, separately per channel; its product with
+    the values is a matrix per head, so that the cost is linear in the number
+    of tokens. Softmax and that product are taken in float32 or better.
+
+    Queries, keys and values are held channel by channel, as (N, C, H * W):
+    the projection to and from them transposes on the way, and heads, softmax
+    and convolutions then need no copies.
+
+    Source: `Co-Scale Conv-Attentional Image Transformers
+    <https://arxiv.org/abs/2104.06399>`_, Eq. 4 to 8.
+
+    Args:
+        channels (int): Channels C of input and output.
+        num_heads (int): Number of heads, which divides C. Defaults to 8.
+
+    Raises:
+        ValueError: The heads do not divide the channels.
+    """
+
+    def __init__(self, channels: int, num_heads: int = 8) -> None:
+        super().__init__()
+        _check_heads(channels, num_heads)
+        self.num_heads = num_heads
+        self.scale = (channels // num_heads) ** -0.5
+        self.qkv = nn.Linear(channels, 3 * channels)
+        self.proj = nn.Linear(channels, channels)
+
+    def forward(
+        self,
+        x: Tensor,
+        token: Optional[Tensor] = None,
+        encoding: Optional[ConvRelativePositionEncoding] = None,
+    ) -> tuple[Tensor, Optional[Tensor]]:
+        """Attention among the pixels of a map and a class token.
+
+        Args:
+            x (Tensor): (N, C, H, W).
+            token (Tensor, optional): Class token (N, 1, C).
+            encoding (ConvRelativePositionEncoding, optional): Given here and
+                not held, since the layers of a scale share one.
+
+        Returns:
+            tuple: A map (N, C, H, W), channels last, and a class token
+            (N, 1, C), or None without one.
+        """
+        q, k, v = self.project(x, token)
+        return self.merge(self.attend(q, k, v, encoding))
+
+    def project(
+        self, x: Tensor, token: Optional[Tensor] = None
+    ) -> list[Projected]:
+        """Queries, keys and values of a map and a class token."""
+        n, c, h, w = x.shape
+        x = x.flatten(2)
+        weights = self.qkv.weight.unsqueeze(0).expand(n, -1, -1).split(c, 1)
+        biases = self.qkv.bias.unsqueeze(1).split(c)
+        # The same number added to a key channel of every token cancels in
+        # the softmax: keys need no bias.
+        maps = [
+            torch.baddbmm(biases[0], weights[0], x),
+            torch.bmm(weights[1], x),
+            torch.baddbmm(biases[2], weights[2], x),
+        ]
+        tokens = [None] * 3
+        if token is not None:
+            weights = self.qkv.weight.split(c)
+            biases = (biases[0].flatten(), None, biases[2].flatten())
+            tokens = [
+                F.linear(token, weight, bias).transpose(1, 2)
+                for weight, bias in zip(weights, biases)
+            ]
+        return [Projected(m.view(n, c, h, w), t) for m, t in zip(maps, tokens)]
+
+    def _by_head(self, x: Tensor) -> Tensor:
+        """(N, C, L) to (N * heads, C / heads, L)."""
+        n, c, length = x.shape
+        return x.reshape(n * self.num_heads, c // self.num_heads, length)
+
+    def _summarise(self, k: Projected, v: Projected) -> Tensor:
+        """softmax(K)^T V, in float32: (N * heads, C_h, C_h)."""
+        keys, values = k.map.flatten(2), v.map.flatten(2)
+        length = keys.shape[2]
+        if k.token is not None:
+            keys = torch.cat((keys, k.token), dim=2)
+        p = self._by_head(keys.softmax(2, dtype=_accurate(keys.dtype)))
+        values = self._by_head(values).to(p.dtype).transpose(1, 2)
+        if k.token is None:
+            return torch.bmm(p, values)
+        token = self._by_head(v.token).to(p.dtype).transpose(1, 2)
+        return torch.baddbmm(p[..., length:] * token, p[..., :length], values)
+
+    def attend(
+        self,
+        q: Projected,
+        k: Projected,
+        v: Projected,
+        encoding: Optional[ConvRelativePositionEncoding] = None,
+    ) -> Projected:
+        """Eq. 8 for given queries, keys and values, all of one size."""
+        with _without_autocast(q.map.device.type):
+            summary = self.scale * self._summarise(k, v)
+        summary = summary.to(q.map.dtype).transpose(1, 2)
+        out = torch.bmm(summary, self._by_head(q.map.flatten(2)))
+        out = out.view(q.map.shape)
+        if encoding is not None:
+            out.addcmul_(q.map, encoding.convolve(v.map))
+        if q.token is None:
+            return Projected(out)
+        token = torch.bmm(summary, self._by_head(q.token))
+        return Projected(out, token.view(q.token.shape))
+
+    def merge(self, attended: Projected) -> tuple[Tensor, Optional[Tensor]]:
+        """The output projection, as :meth:`forward` returns it."""
+        n, _, h, w = attended.map.shape
+        weight = self.proj.weight.t().expand(n, -1, -1)
+        out = attended.map.flatten(2).transpose(1, 2)
+        out = torch.baddbmm(self.proj.bias, out, weight)
+        x = out.transpose(1, 2).unflatten(2, (h, w))
+        if attended.token is None:
+            return x, None
+        return x, self.proj(attended.token.transpose(1, 2))
+
+
+def _accurate(dtype: torch.dtype) -> torch.dtype:
+    return torch.promote_types(dtype, torch.float32)
+
+
+def _without_autocast(device_type: str) -> torch.autocast:
+    available = is_autocast_available(device_type)
+    return torch.autocast(device_type if available else 'cpu', enabled=False)
+
+
+def residual(x: Tensor, branch: Tensor) -> Tensor:
+    """``x + branch``, in the place of ``branch`` where dtypes allow."""
+    return branch.add_(x) if branch.dtype == x.dtype else x + branch
