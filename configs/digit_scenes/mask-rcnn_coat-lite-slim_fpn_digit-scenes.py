@@ -9,10 +9,10 @@ model = dict(
     backbone=dict(
         type='CoaT',
         arch=dict(
-            embed_dims=(32, 64, 128, 192),
+            embed_dims=(64, 128, 192, 256),
             serial_depths=(2, 2, 2, 2),
             mlp_ratios=(4, 4, 4, 4),
         ),
     ),
-    neck=dict(in_channels=[32, 64, 128, 192]),
+    neck=dict(in_channels=[64, 128, 192, 256]),
 )
