@@ -7,15 +7,39 @@ from torch import nn
 
 from mmctx.models import backbones
 
-#: Arguments that make each class small enough for tests.
+#: Arguments that make each class small enough for tests. A key is the name of
+#: a class, and behind a space what sets a second instance of it apart.
 TINY = {
     'CoTNet': dict(depth=14, base_channels=16, stem_channels=16),
     'CoTNeXt': dict(depth=14, base_channels=32, stem_channels=16),
     'SECoTNetD': dict(
         depth=14, base_channels=16, stem_channels=8, blur_pool=True
     ),
+    'CoaT': dict(
+        arch=dict(
+            embed_dims=(8, 16, 24, 32),
+            serial_depths=(1, 2, 1, 2),
+            mlp_ratios=(2, 2, 1, 1),
+        )
+    ),
+    'CoaT parallel': dict(
+        arch=dict(
+            embed_dims=(8, 16, 16, 16),
+            serial_depths=(1, 1, 1, 1),
+            mlp_ratios=(2, 2, 2, 2),
+            parallel_depth=2,
+        )
+    ),
 }
+
+#: Classes that hold no batch norm.
+WITHOUT_BATCH_NORM = {'CoaT'}
+
+
+def class_of(name: str) -> str:
+    """Class name of a key of :data:`TINY`."""
+    return name.split()[0]
 
 
 def build_tiny(name: str, **overrides) -> nn.Module:
-    return getattr(backbones, name)(**{**TINY[name], **overrides})
+    return getattr(backbones, class_of(name))(**{**TINY[name], **overrides})

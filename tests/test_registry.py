@@ -7,7 +7,7 @@ import pytest
 from mmengine.registry import MODELS, DefaultScope, Registry
 
 from mmctx.registry import register
-from tests.backbones import TINY
+from tests.backbones import TINY, class_of
 
 HOSTS = ('mmpretrain', 'mmdet', 'mmseg')
 
@@ -17,10 +17,11 @@ HOSTS = ('mmpretrain', 'mmdet', 'mmseg')
 @pytest.mark.parametrize('host', HOSTS)
 def test_names_resolve_from_every_scope(host, prefix, name):
     registry = pytest.importorskip(f'{host}.registry').MODELS
-    cfg = dict(TINY[name], type=prefix + name)
+    type_name = class_of(name)
+    cfg = dict(TINY[name], type=prefix + type_name)
     with DefaultScope.overwrite_default_scope(host):
-        assert type(registry.build(cfg)).__name__ == name
-        assert type(MODELS.build(cfg)).__name__ == name
+        assert type(registry.build(cfg)).__name__ == type_name
+        assert type(MODELS.build(cfg)).__name__ == type_name
 
 
 def test_prefixed_name_needs_no_import():

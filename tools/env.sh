@@ -239,7 +239,10 @@ compile_mmcv() {
 
 processors() { env -u OMP_NUM_THREADS nproc 2>/dev/null || getconf _NPROCESSORS_ONLN; }
 
-install_rest() { install -r "$root/requirements.txt"; }
+# The packages of OpenMMLab are built here: by the build tools that are pinned.
+install_rest() {
+  install -r "$root/requirements.txt" --build-constraint "$root/requirements/build.txt"
+}
 
 check_imports() {
   "$venv/bin/python" -I -c 'import cv2, mmcv.ops, mmdet.models, mmpretrain, mmseg, pycocotools.mask'
@@ -254,7 +257,7 @@ build() {
   step venv '20 seconds' make_venv
   step torch '2 minutes' install_torch
   step mmcv '6 to 10 minutes on two cores, or seconds if an earlier build fits' install_mmcv
-  step rest '1 minute' install_rest
+  step rest '1 to 2 minutes' install_rest
   step check '20 seconds' check_imports
   trap - INT TERM HUP
 }
