@@ -1,4 +1,4 @@
-# Mask R-CNN with an FPN of 128 channels and light heads, for pictures of
+# Mask R-CNN with an FPN of 96 channels and light heads, for pictures of
 # 128 pixels and a CPU. A config names the backbone and the FPN's input.
 _base_ = 'digit_scenes_faster-rcnn_fpn.py'
 
@@ -13,7 +13,7 @@ model = dict(
         mask_head=dict(
             type='FCNMaskHead',
             num_convs=2,
-            in_channels=128,
+            in_channels=96,
             conv_out_channels=64,
             num_classes=10,
             loss_mask=dict(type='CrossEntropyLoss', use_mask=True),
