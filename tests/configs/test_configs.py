@@ -35,9 +35,8 @@ for name, arch in CoaT.arch_settings.items():
         )
     )
 SIZES = ('scale', 'scales', 'crop_size')
-# The most that a detector keeps of layers, of regions and of channels.
+# The most that a detector's head keeps of regions and of channels.
 LIMITS = dict(
-    num_layers=1,
     nms_pre=16,
     max_per_img=16,
     num=16,
