@@ -5,6 +5,7 @@ import torch
 from mmengine.config import Config
 from mmengine.runner import Runner
 
+from mmctx.models.backbones import CoaT
 from tests.scripts import ROOT
 
 CONFIGS = sorted(
@@ -19,11 +20,20 @@ SHALLOW = dict(
     CoTNeXt=dict(depth=(1, 1, 1, 1)),
     SECoTNetD=dict(depth=(1, 1, 2, 1)),
 )
-# What the shallow network keeps of the named depth.
+# What the shallow network keeps of the named depth or arch.
 KEPT = {
     ('SECoTNetD', 101): dict(stem_channels=64),
     ('SECoTNetD', 152): dict(stem_channels=64, blur_pool=True),
 }
+for name, arch in CoaT.arch_settings.items():
+    KEPT['CoaT', name] = dict(
+        arch=dict(
+            embed_dims=arch['embed_dims'],
+            serial_depths=(1, 1, 1, 1),
+            mlp_ratios=(1, 1, 1, 1),
+            parallel_depth=min(arch.get('parallel_depth', 0), 1),
+        )
+    )
 SIZES = ('scale', 'scales', 'crop_size')
 # The most that a detector's head keeps of regions and of channels.
 LIMITS = dict(
@@ -52,7 +62,9 @@ def replace(node, change):
 
 def shrink_model(model):
     backbone = model.backbone
-    backbone.update(KEPT.get((backbone.type, backbone.get('depth')), {}))
+    variant = backbone.get('depth') or backbone.get('arch')
+    if isinstance(variant, (int, str)):
+        backbone.update(KEPT.get((backbone.type, variant), {}))
     backbone.update(SHALLOW.get(backbone.type, {}))
     backbone.pop('init_cfg', None)
 
@@ -80,6 +92,7 @@ def shrink_loader(loader, data_roots):
 def shrink(cfg, data_roots, work_dir):
     """The same experiment, one iteration long, on two small images."""
     cfg.work_dir = str(work_dir)
+    cfg.load_from = None
     cfg.model = shrink_model(cfg.model)
     for name in ('train_dataloader', 'val_dataloader', 'test_dataloader'):
         cfg[name] = shrink_loader(cfg[name], data_roots)
@@ -91,6 +104,8 @@ def shrink(cfg, data_roots, work_dir):
                     v.replace(a, b) if isinstance(v, str) else v
                 ),
             )
+    if cfg.optim_wrapper.get('type') == 'AmpOptimWrapper':
+        cfg.optim_wrapper.type = 'OptimWrapper'  # AMP asks for a GPU
     if 'max_iters' in cfg.train_cfg:
         cfg.train_cfg.update(max_iters=1, val_interval=1)
     else:

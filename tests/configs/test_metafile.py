@@ -12,9 +12,12 @@ from tests.scripts import ROOT, load_script
 
 get_flops = load_script('tools/analysis_tools/get_flops.py')
 
-#: What a paper prints and its own definition does not give; the family's
-#: README says why.
-MISPRINTED = {'se-resnetd50_8xb64-100e_in1k'}
+#: Where what a paper prints does not follow from what it defines; the
+#: family's README says why.
+MISPRINTED = {
+    'se-resnetd50_8xb64-100e_in1k',
+    'coat-tiny-direct_8xb256-300e_in1k',
+}
 
 
 def read(path):
@@ -42,19 +45,9 @@ def test_entries_and_configs_are_the_same(path):
 
 
 @functools.cache
-def measure_classifier(backbone, head, side):
+def measure_classifier(model, side):
     """Size of a classifier; many configs train the same one."""
-    cfg = Config(
-        dict(
-            default_scope='mmpretrain',
-            model=dict(
-                type='ImageClassifier',
-                backbone=json.loads(backbone),
-                neck=dict(type='GlobalAveragePooling'),
-                head=json.loads(head),
-            ),
-        )
-    )
+    cfg = Config(dict(default_scope='mmpretrain', model=json.loads(model)))
     model = get_flops.build_model(cfg)
     counts = get_flops.count_multiply_adds(
         lambda: get_flops.forward(model, cfg.default_scope, (3, side, side))
@@ -64,11 +57,12 @@ def measure_classifier(backbone, head, side):
 
 def measure(cfg):
     if cfg.default_scope == 'mmpretrain':
+        cfg.model.pop('train_cfg', None)
         cfg.model.backbone.pop('drop_path_rate', None)
+        if cfg.model.neck:
+            cfg.model.neck = dict(type='GlobalAveragePooling')
         return measure_classifier(
-            json.dumps(cfg.model.backbone),
-            json.dumps(cfg.model.head),
-            get_flops.default_size(cfg)[0],
+            json.dumps(cfg.model), get_flops.default_size(cfg)[0]
         )
     with torch.device('meta'):
         model = get_flops.build_model(cfg)
@@ -93,4 +87,8 @@ def test_size_is_the_published_one(name):
         published = entry['Published'].get(f'{key} ({unit})')
         if published is not None:
             counted = entry['Metadata'][key] / dict(M=1e6, G=1e9)[unit]
-            assert counted == pytest.approx(published, rel=tolerance)
+            # A figure without decimals is off by up to a half.
+            rounding = 0.5 if isinstance(published, int) else 0
+            assert counted == pytest.approx(
+                published, rel=tolerance, abs=rounding
+            )

@@ -60,7 +60,9 @@ def build_model(cfg):
     model_cfg = cfg.model
     if 'data_preprocessor' in cfg:
         model_cfg.setdefault('data_preprocessor', cfg.data_preprocessor)
-    return revert_sync_batchnorm(MODELS.build(model_cfg)).eval()
+    model = revert_sync_batchnorm(MODELS.build(model_cfg)).eval()
+    # PyTorch's counter fails on views of parameters that ask for gradients.
+    return model.requires_grad_(False)
 
 
 def default_size(cfg):

@@ -1,0 +1,4 @@
+# Table 7 of the paper: parallel blocks that exchange nothing across scales.
+_base_ = './coat-tiny_8xb256-300e_in1k.py'
+
+model = dict(backbone=dict(co_scale='none'))

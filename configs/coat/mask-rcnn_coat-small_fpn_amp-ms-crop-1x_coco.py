@@ -1,0 +1,16 @@
+# Mask R-CNN on CoaT Small (Table 3 of the paper).
+_base_ = '../_base_/common/mask-rcnn_fpn_amp-ms-crop-1x_coco.py'
+
+model = dict(
+    backbone=dict(
+        type='CoaT',
+        arch='small',
+        drop_path_rate=0.2,
+        init_cfg=dict(
+            type='Pretrained',
+            checkpoint='mmctx://coat_small',
+            prefix='backbone.',
+        ),
+    ),
+    neck=dict(in_channels=[152, 320, 320, 320]),
+)

@@ -1,0 +1,11 @@
+_base_ = [
+    '../_base_/models/digit_scenes_mask-rcnn_fpn.py',
+    '../_base_/datasets/digit_scenes_instance.py',
+    '../_base_/schedules/digit_scenes_detection.py',
+    '../_base_/runtime/digit_scenes_mmdet.py',
+]
+
+model = dict(
+    backbone=dict(type='ResNet', depth=18),
+    neck=dict(in_channels=[64, 128, 256, 512]),
+)
