@@ -95,7 +95,7 @@ def test_detection_run_leaves_pictures_and_curves(tmp_path):
 def test_classification_run_leaves_pictures_and_curves(tmp_path):
     pytest.importorskip('mmpretrain')
     config = tiny(
-        'cotnet-26_digit-scenes',
+        'cotnet-14_digit-scenes',
         tmp_path,
         'classification',
         train=20,
