@@ -46,6 +46,8 @@ def tiny(name, tmp_path, part, **sizes):
             'model.backbone.base_channels': 8,
             'model.backbone.stem_channels': 8,
             'env_cfg.dist_cfg.backend': 'gloo',
+            # visualizers are global: a name that no earlier test has used
+            'visualizer.name': str(tmp_path),
         }
     )
     config.custom_hooks[0].update(sizes)
