@@ -87,9 +87,9 @@ def by_images(run: Callable[..., Tokens], x: Tensor, token: Tensor) -> Tokens:
     size = max(_pixels_per_slice() // (x.shape[2] * x.shape[3]), 1)
     if size >= len(x) or not _runs_in_slices(x):
         return run(x, token)
-    parts = zip(*map(run, x.split(size), token.split(size)))
-    x, token = (torch.cat(part) for part in parts)
-    return x, token
+    maps, tokens = zip(*map(run, x.split(size), token.split(size)))
+    x = torch.cat([m.permute(0, 2, 3, 1) for m in maps])  # channels last
+    return x.permute(0, 3, 1, 2), torch.cat(tokens)
 
 
 class TokenMLP(nn.Module):
