@@ -27,9 +27,10 @@ _RULES = [
     (r'\.factoratt_crpe(\d)\.', r'.attention.\1.'),
     (r'\.factoratt_crpe\.', '.attention.'),
     (r'(backbone\.parallel\.\d+)\.norm(\d)(\d)\.', r'\1.norm\2.\3.'),
+    (r'^(backbone\..*)\.norm2\.', r'\1.feed.'),
     (r'(backbone\.parallel\.\d+)\.mlp2\.', r'\1.mlp.'),
     # Our norms wrap the layer.
-    (r'^(backbone\..*\bnorm\d?(?:\.\d)?)\.(weight|bias)$', r'\1.norm.\2'),
+    (r'\b((?:norm1?|feed)(?:\.\d)?)\.(weight|bias)$', r'\1.norm.\2'),
     (r'^head\.', 'head.fc.'),
     (r'^aggregate\.', 'head.aggregate.'),
 ]

@@ -1,7 +1,6 @@
 """CoaT and CoaT-Lite."""
 
-from collections.abc import Callable, Iterable, Sequence
-from functools import partial
+from collections.abc import Iterable, Sequence
 from typing import Optional, Union
 
 import torch
@@ -23,8 +22,8 @@ from mmctx.registry import register
 
 CO_SCALES = ('interpolation', 'none', 'cross_attention')
 
-#: What is worked through at a time in evaluation on a CPU.
-PIXELS_PER_THREAD = 512
+#: Pixels per thread that an MLP takes at a time in evaluation on a CPU.
+SLICE = 1024
 
 #: A map (N, C, H, W) and its class token (N, 1, C).
 Tokens = tuple[Tensor, Tensor]
@@ -68,32 +67,8 @@ class TokenNorm(nn.Module):
         return x, token if token is None else self.norm(token)
 
 
-def _runs_in_slices(x: Tensor) -> bool:
-    """Evaluation on a CPU, where a slice's intermediates stay in cache."""
-    return (
-        x.device.type == 'cpu'
-        and not torch.is_grad_enabled()
-        and not torch.compiler.is_compiling()
-        and not torch.onnx.is_in_onnx_export()
-    )
-
-
-def _pixels_per_slice() -> int:
-    return PIXELS_PER_THREAD * torch.get_num_threads()
-
-
-def by_images(run: Callable[..., Tokens], x: Tensor, token: Tensor) -> Tokens:
-    """``run(x, token)``, some images at a time where that is faster."""
-    size = max(_pixels_per_slice() // (x.shape[2] * x.shape[3]), 1)
-    if size >= len(x) or not _runs_in_slices(x):
-        return run(x, token)
-    parts = zip(*map(run, x.split(size), token.split(size)))
-    x, token = (torch.cat(part) for part in parts)
-    return x, token
-
-
-class TokenMLP(nn.Module):
-    """Two linear layers with a GELU between, on a map and a class token.
+class TokenMLP(nn.Sequential):
+    """Two linear layers with a GELU between, on channels-last tensors.
 
     Args:
         channels (int): Channels C.
@@ -101,25 +76,11 @@ class TokenMLP(nn.Module):
     """
 
     def __init__(self, channels: int, ratio: float) -> None:
+        hidden = int(channels * ratio)
         super().__init__()
-        self.fc1 = nn.Linear(channels, int(channels * ratio))
+        self.fc1 = nn.Linear(channels, hidden)
         self.act = nn.GELU()
-        self.fc2 = nn.Linear(int(channels * ratio), channels)
-
-    def _mlp(self, x: Tensor) -> Tensor:
-        return self.fc2(self.act(self.fc1(x)))
-
-    def forward(self, x: Tensor, token: Tensor) -> Tokens:
-        """(N, C, H, W) and (N, 1, C) to the same."""
-        rows = x.permute(0, 2, 3, 1)
-        size = _pixels_per_slice()
-        if rows.shape[:3].numel() >= 2 * size and _runs_in_slices(x):
-            parts = rows.flatten(0, 2).split(size)
-            parts = torch.cat([self._mlp(part) for part in parts])
-            rows = parts.view(rows.shape)
-        else:
-            rows = self._mlp(rows)
-        return rows.permute(0, 3, 1, 2), self._mlp(token)
+        self.fc2 = nn.Linear(hidden, channels)
 
 
 class TokenDropPath(nn.Module):
@@ -177,6 +138,49 @@ def _add(tokens: Tokens, branch: Tokens) -> Tokens:
     return residual(tokens[0], branch[0]), residual(tokens[1], branch[1])
 
 
+class FeedForward(nn.Module):
+    """Residual branch of a norm and an MLP.
+
+    Args:
+        channels (int): Channels C.
+        norm_cfg (dict): A norm over the last dimension.
+        drop_path (float): Probability of dropping the branch.
+    """
+
+    def __init__(
+        self, channels: int, norm_cfg: dict, drop_path: float
+    ) -> None:
+        super().__init__()
+        self.norm = build_norm_layer(norm_cfg, channels)[1]
+        self.drop_path = TokenDropPath(drop_path)
+
+    def forward(self, x: Tensor, token: Tensor, mlp: TokenMLP) -> Tokens:
+        """(N, C, H, W), channels last, and (N, 1, C) to the same.
+
+        Without gradients ``x`` may be overwritten.
+        """
+        rows = x.permute(0, 2, 3, 1)
+        if self._runs_in_slices(x):
+            size = SLICE * torch.get_num_threads()
+            rows = rows.view(-1, rows.shape[3])
+            for part in (*rows.split(size), token):
+                part += mlp(self.norm(part))
+            return x, token
+        branch = mlp(self.norm(rows)).permute(0, 3, 1, 2)
+        branch = self.drop_path(branch, mlp(self.norm(token)))
+        return _add((x, token), branch)
+
+    def _runs_in_slices(self, x: Tensor) -> bool:
+        """Evaluation on a CPU: hidden channels then stay in its cache."""
+        return (
+            x.device.type == 'cpu'
+            and not self.training
+            and not torch.is_grad_enabled()
+            and not torch.compiler.is_compiling()
+            and not torch.onnx.is_in_onnx_export()
+        )
+
+
 class SerialBlock(nn.Module):
     """Conv-attention and an MLP at one scale.
 
@@ -199,9 +203,9 @@ class SerialBlock(nn.Module):
         super().__init__()
         self.norm1 = TokenNorm(channels, norm_cfg)
         self.attention = ConvAttention(channels, num_heads)
-        self.norm2 = TokenNorm(channels, norm_cfg)
-        self.mlp = TokenMLP(channels, mlp_ratio)
         self.drop_path = TokenDropPath(drop_path)
+        self.feed = FeedForward(channels, norm_cfg, drop_path)
+        self.mlp = TokenMLP(channels, mlp_ratio)
 
     def forward(
         self,
@@ -211,15 +215,10 @@ class SerialBlock(nn.Module):
         relative_encoding: Optional[nn.Module],
     ) -> Tokens:
         """(N, C, H, W) and (N, 1, C) to the same."""
-
-        def run(x: Tensor, token: Tensor) -> Tokens:
-            tokens = (position_encoding(x), token)
-            branch = self.attention(*self.norm1(*tokens), relative_encoding)
-            tokens = _add(tokens, self.drop_path(*branch))
-            branch = self.mlp(*self.norm2(*tokens))
-            return _add(tokens, self.drop_path(*branch))
-
-        return by_images(run, x, token)
+        tokens = (position_encoding(x), token)
+        branch = self.attention(*self.norm1(*tokens), relative_encoding)
+        tokens = _add(tokens, self.drop_path(*branch))
+        return self.feed(*tokens, self.mlp)
 
 
 class Stage(nn.Module):
@@ -293,11 +292,11 @@ class ParallelBlock(nn.Module):
         self.attention = nn.ModuleDict(
             {s: ConvAttention(channels, num_heads) for s in scales}
         )
-        self.norm2 = nn.ModuleDict(
-            {s: TokenNorm(channels, norm_cfg) for s in wanted}
+        self.drop_path = TokenDropPath(drop_path)
+        self.feed = nn.ModuleDict(
+            {s: FeedForward(channels, norm_cfg, drop_path) for s in wanted}
         )
         self.mlp = TokenMLP(channels, mlp_ratio)
-        self.drop_path = TokenDropPath(drop_path)
         if co_scale == 'cross_attention':
             for scale in set(scales) - set(wanted):
                 # Only its keys and values are used.
@@ -324,13 +323,8 @@ class ParallelBlock(nn.Module):
         out = {}
         for s in self.wanted:
             mixed = _add(tokens[s], self.drop_path(*branches[s]))
-            out[s] = by_images(partial(self._feed, s), *mixed)
+            out[s] = self.feed[s](*mixed, self.mlp)
         return out
-
-    def _feed(self, s: str, x: Tensor, token: Tensor) -> Tokens:
-        """The shared MLP at scale s."""
-        branch = self.mlp(*self.norm2[s](x, token))
-        return _add((x, token), self.drop_path(*branch))
 
     def _attend_and_mix(
         self,
@@ -338,12 +332,9 @@ class ParallelBlock(nn.Module):
         encodings: dict[str, Optional[nn.Module]],
     ) -> dict[str, Tokens]:
         """Attention in each scale, then the sum over resized scales."""
-
-        def attend(s: str) -> Tokens:
-            attention = partial(self.attention[s], encoding=encodings[s])
-            return by_images(attention, *normed[s])
-
-        found = {s: attend(s) for s in normed}
+        found = {
+            s: self.attention[s](*normed[s], encodings[s]) for s in normed
+        }
         if self.co_scale == 'none':
             return found
         mixed = {}

@@ -275,7 +275,7 @@ class ConvAttention(nn.Module):
         weight = self.proj.weight.t().expand(n, -1, -1)
         out = attended.map.flatten(2).transpose(1, 2)
         out = torch.baddbmm(self.proj.bias, out, weight)
-        x = out.transpose(1, 2).unflatten(2, (h, w))
+        x = out.view(n, h, w, -1).permute(0, 3, 1, 2)
         if attended.token is None:
             return x, None
         return x, self.proj(attended.token.transpose(1, 2))
