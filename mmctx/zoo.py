@@ -26,7 +26,8 @@ class ModelSpec:
         family (str): File name of the network's family.
         backbone (dict): Config of the backbone.
         tasks (tuple[str]): Tasks with published experiments.
-        neck (dict, optional): Config of the classifier's neck.
+        neck (dict, optional): Config of the classifier's neck;
+            ``in_channels=None`` stands for the backbone's channels.
         head (dict): Config of the classifier's head, less its channels and
             classes.
         classifier (dict): What the backbone of a classifier takes besides.
@@ -50,6 +51,19 @@ def _coat(arch: str, *tasks: str) -> ModelSpec:
         neck=None,
         head=dict(type='CoaTClsHead', num_tokens=1 if 'lite' in arch else 3),
         classifier=dict(with_cls_token=True),
+    )
+
+
+def _container(arch: str, *tasks: str) -> ModelSpec:
+    return ModelSpec(
+        'container',
+        dict(type='Container', arch=arch),
+        (CLASSIFICATION, *tasks),
+        neck=dict(type='NormedPooling', in_channels=None),
+        head=dict(
+            type='LinearClsHead',
+            init_cfg=dict(type='TruncNormal', layer='Linear', std=0.02),
+        ),
     )
 
 
@@ -78,6 +92,9 @@ _SPECS: dict[str, ModelSpec] = {
     'coat_tiny': _coat('tiny', DETECTION, INSTANCE),
     'coat_mini': _coat('mini', DETECTION, INSTANCE),
     'coat_small': _coat('small', DETECTION, INSTANCE),
+    'container_light': _container('light', DETECTION, INSTANCE),
+    'container_light_paper': _container('light_paper'),
+    'container': _container('full'),
 }
 
 
@@ -181,14 +198,15 @@ def get_model(
         ) from error
     spec = get_spec(name)
     backbone = get_backbone(name, **{**spec.classifier, **overrides})
+    channels = dict(in_channels=backbone.out_channels[-1])
+    neck = spec.neck and {
+        **spec.neck,
+        **(channels if 'in_channels' in spec.neck else {}),
+    }
     model = ImageClassifier(
         backbone=backbone,
-        neck=spec.neck and dict(spec.neck),
-        head=dict(
-            spec.head,
-            num_classes=num_classes,
-            in_channels=backbone.out_channels[-1],
-        ),
+        neck=neck,
+        head={**spec.head, **channels, 'num_classes': num_classes},
     )
     if not pretrained:
         initialize(model.head, model.head.init_cfg)

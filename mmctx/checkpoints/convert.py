@@ -8,7 +8,7 @@ from typing import Optional
 import torch
 from torch import Tensor
 
-from . import coat, cotnet
+from . import coat, container, cotnet
 from .loading import CheckpointError, unwrap
 
 #: For each family, a function of all keys of a released file that gives the
@@ -16,6 +16,7 @@ from .loading import CheckpointError, unwrap
 RENAMERS: dict[str, Callable[[Collection[str]], Callable[[str], str]]] = {
     'cotnet': cotnet.rename,
     'coat': coat.rename,
+    'container': container.rename,
 }
 
 
@@ -89,7 +90,7 @@ def examine(state_dict: Mapping[str, Tensor], name: str) -> Conversion:
         ours = rename(key)
         if not ours:
             result.dropped.append(key)
-        elif ours not in expected and not ours.startswith('head.'):
+        elif ours not in expected and not ours.startswith(('neck.', 'head.')):
             result.unknown.append(key)
         elif ours in expected and tensor.shape != expected[ours]:
             result.misshapen.append(

@@ -50,4 +50,5 @@ RELEASED: dict[str, Released] = {
     'coat_tiny': _coat('coat_tiny', 'c6efc33c'),
     'coat_mini': _coat('coat_mini', '40667eec'),
     'coat_small': _coat('coat_small', '7479cf9b'),
+    'container_light': _drive('1WMOWoxTX7AQDCbfMYh7naqIHube3K85A'),
 }

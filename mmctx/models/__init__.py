@@ -1,15 +1,16 @@
 """Networks and their layers; importing registers them."""
 
 from . import heads  # noqa: F401
-from .backbones import CoaT, CoTNet, CoTNeXt, SECoTNetD
+from .backbones import CoaT, Container, CoTNet, CoTNeXt, SECoTNetD
 from .layers import (
+    ContextAggregation,
     ConvAttention,
     ConvPositionEncoding,
     ConvRelativePositionEncoding,
     CoTLayer,
     CoXtLayer,
 )
-from .necks import PooledDropout
+from .necks import NormedPooling, PooledDropout
 
 __all__ = [
     'CoTLayer',
@@ -17,9 +18,12 @@ __all__ = [
     'CoTNet',
     'CoXtLayer',
     'CoaT',
+    'Container',
+    'ContextAggregation',
     'ConvAttention',
     'ConvPositionEncoding',
     'ConvRelativePositionEncoding',
+    'NormedPooling',
     'PooledDropout',
     'SECoTNetD',
 ]

@@ -1,5 +1,6 @@
 """The context operators as layers, each usable alone."""
 
+from .context_aggregation import ContextAggregation
 from .conv_attention import (
     ConvAttention,
     ConvPositionEncoding,
@@ -10,6 +11,7 @@ from .cot import CoTLayer, CoXtLayer
 __all__ = [
     'CoTLayer',
     'CoXtLayer',
+    'ContextAggregation',
     'ConvAttention',
     'ConvPositionEncoding',
     'ConvRelativePositionEncoding',

@@ -1,5 +1,6 @@
 """Necks that the papers need and the hosts lack."""
 
+from .normed_pooling import NormedPooling
 from .pooled_dropout import PooledDropout
 
-__all__ = ['PooledDropout']
+__all__ = ['NormedPooling', 'PooledDropout']

@@ -1,0 +1,310 @@
+"""Context aggregation of Container: one layer for all its affinities."""
+
+from collections.abc import Sequence
+from typing import Optional, Union
+
+import torch
+import torch.nn as nn
+import torch.nn.functional as F
+from torch import Tensor
+
+from .folding import fold_norm
+
+DYNAMIC = ('attention', 'none')
+STATIC = ('conv', 'mlp', 'mlp_lr', 'dense_conv', 'none')
+LEARNED = ('sigmoid', 'scalars')
+
+
+class KernelAffinity(nn.Conv2d):
+    """Static affinity of a convolution: a kernel around every pixel.
+
+    Source: `Container: Context Aggregation Network
+    <https://arxiv.org/abs/2106.01401>`_, Eq. 5, in two dimensions.
+
+    Args:
+        channels (int): Channels C.
+        num_heads (int): Number of kernels: C for a depthwise convolution;
+            fewer are shared by C / heads channels each.
+        kernel_size (int): Odd side of the kernels.
+    """
+
+    def __init__(
+        self, channels: int, num_heads: int, kernel_size: int
+    ) -> None:
+        super().__init__(
+            num_heads,
+            num_heads,
+            kernel_size,
+            padding=kernel_size // 2,
+            groups=num_heads,
+        )
+        self.sharers = channels // num_heads
+
+    def forward(self, v: Tensor) -> Tensor:
+        """(N, C, H, W) to (N, C, H, W)."""
+        weight, bias = self.weight, self.bias
+        if self.sharers > 1:
+            weight = weight.repeat_interleave(self.sharers, 0)
+            bias = bias.repeat_interleave(self.sharers)
+        return F.conv2d(
+            v, weight, bias, padding=self.padding, groups=v.shape[1]
+        )
+
+
+class TableAffinity(nn.Module):
+    """Static affinity of a transposed MLP: a table over pairs of pixels.
+
+    A table belongs to a grid of H_0 x W_0 pixels. On maps of another size it
+    is interpolated: A' = U A D, where D resamples the map to the grid and U
+    the result back (bilinear, antialiased). Rows keep their sum, and A' is
+    never formed.
+
+    Source: `Container: Context Aggregation Network
+    <https://arxiv.org/abs/2106.01401>`_, Eq. 6 and Sec. 4.1.
+
+    Args:
+        num_heads (int): Number of tables, each for C / heads channels.
+        size (Sequence[int]): H_0 and W_0.
+        rank (int, optional): Hold each table as the product of two of this
+            inner dimension. Defaults to None: one full table.
+    """
+
+    def __init__(
+        self, num_heads: int, size: Sequence[int], rank: Optional[int] = None
+    ) -> None:
+        super().__init__()
+        self.num_heads = num_heads
+        self.size = tuple(size)
+        n = self.size[0] * self.size[1]
+        shapes = [(n, n)] if rank is None else [(rank, n), (n, rank)]
+        #: Applied one after another.
+        self.factors = nn.ParameterList(
+            torch.empty(num_heads, *shape) for shape in shapes
+        )
+        for factor in self.factors:
+            # As PyTorch initialises a linear layer.
+            bound = factor.shape[2] ** -0.5
+            nn.init.uniform_(factor, -bound, bound)
+
+    def forward(self, v: Tensor) -> Tensor:
+        """(N, C, H, W) to (N, C, H, W)."""
+        size = tuple(v.shape[2:])
+        if size == self.size:
+            return self._aggregate(v)
+        return _resample(self._aggregate(_resample(v, self.size)), size)
+
+    def _aggregate(self, v: Tensor) -> Tensor:
+        n, c, h, w = v.shape
+        heads = v.permute(0, 2, 3, 1)
+        heads = heads.reshape(n, h * w, self.num_heads, -1)
+        for factor in self.factors:
+            heads = torch.einsum('mij,njmd->nimd', factor, heads)
+        return heads.reshape(n, h, w, c).permute(0, 3, 1, 2)
+
+
+def _resample(x: Tensor, size: Sequence[int]) -> Tensor:
+    return F.interpolate(
+        x, size, mode='bilinear', align_corners=False, antialias=True
+    )
+
+
+class ContextAggregation(nn.Module):
+    r"""Multi-head context aggregation with static and dynamic affinities.
+
+    .. math::
+        \mathrm{Concat}_m((\alpha A_m(X) + \beta A_m) V_m) W_1, \quad
+        V = X W_2
+
+    The dynamic affinity A(X) is that of self-attention (Eq. 4); the static
+    one A is a convolution (Eq. 5) or a transposed MLP (Eq. 6). Both work on
+    the same values V, neither is formed where it need not be, and nothing
+    non-linear follows them. The residual connection is the caller's.
+
+    Rows of Table 2, for C channels:
+
+    ==============  ===========  ==========  ============  ===========
+    row             dynamic      static      static_heads  kernel_size
+    ==============  ===========  ==========  ============  ===========
+    H-DeiT-S        'attention'  'none'
+    Conv-3          'none'       dense_conv  1             3
+    Group Conv-3    'none'       dense_conv  8             3
+    DW-3            'none'       'conv'      C             3
+    MH-DW-3         'none'       'conv'      C / 32        3
+    MLP             'none'       'mlp'       1
+    MLP-LR          'none'       'mlp_lr'    1
+    MH-MLP-LR       'none'       'mlp_lr'    C / 32
+    Container       'attention'  'conv'      C             5
+    Container-PAM   'attention'  'mlp'       1
+    ==============  ===========  ==========  ============  ===========
+
+    Source: `Container: Context Aggregation Network
+    <https://arxiv.org/abs/2106.01401>`_, Eq. 2 to 8, Sec. 3.3.
+
+    Args:
+        channels (int): Channels C of input and output.
+        num_heads (int): Heads M of the attention. Defaults to 1.
+        dynamic (str): 'attention' or 'none'. Defaults to 'attention'.
+        static (str): 'conv', 'mlp', 'mlp_lr' (low rank) or 'none';
+            'dense_conv' is the baseline that mixes channels, too. Defaults
+            to 'conv'.
+        static_heads (int, optional): Number of static affinities, each for
+            C / static_heads channels; of 'dense_conv' the groups. Defaults
+            to C for 'conv', else to 1.
+        kernel_size (int): Odd side of the kernels of 'conv' and
+            'dense_conv'. Defaults to 5.
+        size (Sequence[int], optional): Height and width of the map to which
+            the tables of 'mlp' and 'mlp_lr' belong; see
+            :class:`TableAffinity` for other sizes.
+        rank (int, optional): Inner dimension of 'mlp_lr'.
+        mixing (str or Sequence[float]): Weights of the two affinities:
+            'sigmoid' learns w with alpha = sigmoid(w) and beta = 1 - alpha,
+            as released; 'scalars' learns alpha and beta, as in the paper;
+            both start at 1/2. Two numbers are fixed weights, and what has
+            weight 0 is not built. A single affinity has weight 1. Defaults
+            to 'sigmoid'.
+        norm (nn.Module, optional): A norm of the input. That of a batch
+            norm in evaluation is folded into the projections.
+
+    Raises:
+        ValueError: An argument is not one of the above, or heads do not
+            divide the channels.
+    """
+
+    def __init__(
+        self,
+        channels: int,
+        num_heads: int = 1,
+        dynamic: str = 'attention',
+        static: str = 'conv',
+        static_heads: Optional[int] = None,
+        kernel_size: int = 5,
+        size: Optional[Sequence[int]] = None,
+        rank: Optional[int] = None,
+        mixing: Union[str, Sequence[float]] = 'sigmoid',
+        norm: Optional[nn.Module] = None,
+    ) -> None:
+        super().__init__()
+        _check_choice('dynamic', dynamic, DYNAMIC)
+        _check_choice('static', static, STATIC)
+        if isinstance(mixing, str):
+            _check_choice('mixing', mixing, LEARNED)
+        else:
+            dynamic = dynamic if mixing[0] else 'none'
+            static = static if mixing[1] else 'none'
+        if dynamic == static == 'none':
+            raise ValueError(
+                'ContextAggregation needs a dynamic or a static affinity of '
+                f'nonzero weight, got mixing={mixing!r}.'
+            )
+        self.channels = channels
+        self.num_heads = num_heads
+        self.mixing = mixing
+        self.norm = norm
+        self.has_dynamic = dynamic != 'none'
+        if self.has_dynamic:
+            _check_heads('num_heads', num_heads, channels)
+        # Queries and keys, where there is attention, then values.
+        self.project_in = nn.Conv2d(
+            channels, channels * (3 if self.has_dynamic else 1), 1
+        )
+        self.static = _build_static(
+            static, channels, static_heads, kernel_size, size, rank
+        )
+        self.mixing_weight = self._build_mixing_weight()
+        self.project_out = nn.Conv2d(channels, channels, 1)
+
+    def _build_mixing_weight(self) -> Optional[nn.Parameter]:
+        if not self.has_dynamic or self.static is None:
+            return None
+        if self.mixing == 'sigmoid':
+            return nn.Parameter(torch.zeros(1))
+        if self.mixing == 'scalars':
+            return nn.Parameter(torch.full((2,), 0.5))
+        return None
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(N, C, H, W) to the same, channels last."""
+        x = x.contiguous(memory_format=torch.channels_last)
+        x, weight, bias = fold_norm(self.norm, x, self.project_in)
+        if not self.has_dynamic:
+            v = F.conv2d(x, weight, bias)
+            return self.project_out(self._scale(self.static(v), 1))
+        # Apart, so that the values are a map of their own.
+        sizes = (2 * self.channels, self.channels)
+        (w_qk, w_v), (b_qk, b_v) = weight.split(sizes), bias.split(sizes)
+        v = F.conv2d(x, w_v, b_v)
+        dynamic = self._attend(F.conv2d(x, w_qk, b_qk), v)
+        if self.static is None:
+            return self.project_out(self._scale(dynamic, 0))
+        return self.project_out(self._mix(dynamic, self.static(v)))
+
+    def _attend(self, qk: Tensor, v: Tensor) -> Tensor:
+        """Eq. 4 applied to the values."""
+        n, c, h, w = v.shape
+        shape = (n, h * w, self.num_heads, c // self.num_heads)
+        q, k, v = (
+            part.permute(0, 2, 3, 1).reshape(shape).transpose(1, 2)
+            for part in (*qk.split(c, 1), v)
+        )
+        out = F.scaled_dot_product_attention(q, k, v)
+        out = out.transpose(1, 2).reshape(n, h, w, c)
+        return out.permute(0, 3, 1, 2)
+
+    def _mix(self, dynamic: Tensor, static: Tensor) -> Tensor:
+        """Eq. 7, left of V already multiplied."""
+        if self.mixing == 'sigmoid':
+            alpha = self.mixing_weight.sigmoid().to(static.dtype)
+            return torch.lerp(static, dynamic, alpha)
+        alpha, beta = (
+            self.mixing
+            if self.mixing_weight is None
+            else self.mixing_weight.to(static.dtype)
+        )
+        return alpha * dynamic + beta * static
+
+    def _scale(self, x: Tensor, which: int) -> Tensor:
+        """A single affinity: only a fixed weight other than 1 matters."""
+        if isinstance(self.mixing, str) or self.mixing[which] == 1:
+            return x
+        return self.mixing[which] * x
+
+
+def _check_choice(name: str, given: str, choices: Sequence[str]) -> None:
+    if given not in choices:
+        raise ValueError(f'{name} must be one of {choices}, got {given!r}.')
+
+
+def _check_heads(name: str, heads: int, channels: int) -> None:
+    if heads < 1 or channels % heads:
+        raise ValueError(
+            f'{name} must divide the {channels} channels, got {heads!r}.'
+        )
+
+
+def _build_static(
+    kind: str,
+    channels: int,
+    heads: Optional[int],
+    kernel_size: int,
+    size: Optional[Sequence[int]],
+    rank: Optional[int],
+) -> Optional[nn.Module]:
+    if kind == 'none':
+        return None
+    if heads is None:
+        heads = channels if kind == 'conv' else 1
+    _check_heads('static_heads', heads, channels)
+    if kind in ('mlp', 'mlp_lr'):
+        if size is None or (kind == 'mlp_lr') != (rank is not None):
+            raise ValueError(
+                f"static={kind!r} needs the size of the map, and 'mlp_lr' a "
+                f'rank besides; got size={size!r} and rank={rank!r}.'
+            )
+        return TableAffinity(heads, size, rank)
+    if kernel_size % 2 == 0:
+        raise ValueError(f'kernel_size must be an odd int, got {kernel_size}.')
+    if kind == 'conv':
+        return KernelAffinity(channels, heads, kernel_size)
+    return nn.Conv2d(
+        channels, channels, kernel_size, padding=kernel_size // 2, groups=heads
+    )
