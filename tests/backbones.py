@@ -30,6 +30,25 @@ TINY = {
             parallel_depth=2,
         )
     ),
+    'Container': dict(
+        arch=dict(
+            embed_dims=(8, 16, 24, 32),
+            depths=(1, 2, 1, 2),
+            mlp_ratios=(2, 2, 1, 1),
+            aggregation=dict(
+                num_heads=(1, 2, 3, 4),
+                dynamic=('none', 'none', 'none', 'attention'),
+            ),
+        )
+    ),
+    'Container full': dict(
+        arch=dict(
+            embed_dims=(8, 16, 24, 32),
+            depths=(1, 1, 1, 1),
+            mlp_ratios=(2, 2, 1, 1),
+            aggregation=dict(num_heads=(1, 2, 3, 4), mixing='scalars'),
+        )
+    ),
 }
 
 #: Classes that hold no batch norm.

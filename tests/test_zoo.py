@@ -24,6 +24,9 @@ PAPER = {
     'coat_tiny': 5.5,
     'coat_mini': 10,
     'coat_small': 22,
+    # Container: Table 1; the released network as in its own listing.
+    'container_light': 20.634,
+    'container_light_paper': 20.0,
 }
 
 

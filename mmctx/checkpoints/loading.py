@@ -98,17 +98,18 @@ def unwrap(checkpoint: Any, ema: bool = False) -> dict[str, Tensor]:
 
     Args:
         checkpoint (dict): A state dict, or a dict with one under
-            'state_dict', 'state_dict_ema' or 'model'. A 'module.' prefix is
-            removed.
+            'state_dict', 'state_dict_ema', 'model' or 'model_ema'. A
+            'module.' prefix is removed.
         ema (bool): Take the averaged weights where a file holds both.
             Defaults to False.
 
     Raises:
         CheckpointError: There are no tensors in it.
     """
-    order = ('state_dict', 'model', 'state_dict_ema')
+    averaged = ('state_dict_ema', 'model_ema')
+    order = ('state_dict', 'model', *averaged)
     if ema:
-        order = ('state_dict_ema', *order)
+        order = (*averaged, *order)
     state = checkpoint
     if isinstance(checkpoint, Mapping):
         for key in order:
@@ -118,7 +119,8 @@ def unwrap(checkpoint: Any, ema: bool = False) -> dict[str, Tensor]:
     if not isinstance(state, Mapping) or not state:
         raise CheckpointError(
             'The checkpoint holds no state dict; expected a dict of tensors, '
-            "bare or under 'state_dict', 'state_dict_ema' or 'model'."
+            "bare or under 'state_dict', 'state_dict_ema', 'model' or "
+            "'model_ema'."
         )
     # detectron2 saves arrays.
     state = {

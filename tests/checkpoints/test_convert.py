@@ -6,6 +6,7 @@ import torch
 from mmctx import get_backbone, get_model, list_models
 from mmctx.checkpoints import CheckpointError, convert_state_dict, recognise
 from mmctx.checkpoints.convert import examine
+from mmctx.checkpoints.loading import unwrap
 from tests.parity import Fixture
 
 
@@ -46,7 +47,7 @@ def detectron2_names(state):
     'name',
     [
         'cotnet50', 'cotnext50', 'se_cotnetd_50', 'coat_lite_tiny',
-        'coat_lite_small', 'coat_tiny', 'coat_mini',
+        'coat_lite_small', 'coat_tiny', 'coat_mini', 'container_light',
     ],
 )  # fmt: skip
 def test_strict_load_and_recognition(name):
@@ -189,6 +190,19 @@ def test_coat_in_timm(coat):
         convert_state_dict(state, 'coat_tiny').keys()
         == convert_state_dict(coat, 'coat_tiny').keys()
     )
+
+
+def test_container_of_a_training_run():
+    """A DeiT checkpoint also holds the averaged weights."""
+    released = Fixture('container_light').released
+    averaged = {k: v + 1 for k, v in released.items()}
+    file = {'model': released, 'model_ema': averaged, 'epoch': 299}
+    expected = convert_state_dict(released, 'container_light')
+    found = convert_state_dict(file, 'container_light')
+    assert all(torch.equal(found[k], v) for k, v in expected.items())
+    assert unwrap(file, ema=True).keys() == released.keys()
+    key = 'blocks1.0.norm1.weight'
+    assert torch.equal(unwrap(file, ema=True)[key], released[key] + 1)
 
 
 def test_coat_of_a_detector(coat):

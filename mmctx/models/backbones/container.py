@@ -257,7 +257,7 @@ class Container(ContextBackbone):
             with_cp=with_cp,
             init_cfg=init_cfg,
         )
-        self.norm_cfg = norm_cfg or dict(type='BN')
+        self.norm_cfg = self._resolve_norm_cfg(norm_cfg)
         self.table_size = (
             (table_size, table_size)
             if isinstance(table_size, int)
@@ -293,6 +293,16 @@ class Container(ContextBackbone):
                 f'aggregation may hold {AGGREGATION}, got {aggregation!r}.'
             )
         return {**given, 'aggregation': aggregation}
+
+    @staticmethod
+    def _resolve_norm_cfg(norm_cfg: Optional[dict]) -> dict:
+        norm_cfg = norm_cfg or dict(type='BN')
+        if norm_cfg.get('type') == 'LN':
+            raise ValueError(
+                'Container needs a norm of maps (N, C, H, W), such as '
+                f"dict(type='BN') or 'SyncBN' or 'GN', got {norm_cfg!r}."
+            )
+        return norm_cfg
 
     def _make_stage(
         self, index: int, arch: dict, drop_paths: Sequence[float]

@@ -103,9 +103,22 @@ class TableAffinity(nn.Module):
 
 
 def _resample(x: Tensor, size: Sequence[int]) -> Tensor:
-    return F.interpolate(
-        x, size, mode='bilinear', align_corners=False, antialias=True
+    """Linear in both axes; what shrinks is filtered first."""
+    rows, columns = (
+        _resampling_matrix(old, new, x) for old, new in zip(x.shape[2:], size)
     )
+    return torch.einsum('ih,nchw,jw->ncij', rows, x, columns)
+
+
+def _resampling_matrix(old: int, new: int, like: Tensor) -> Tensor:
+    """Weights (new, old) of a triangle around each new pixel's centre."""
+    step = old / new
+    places = torch.arange(new, device=like.device, dtype=torch.float32)
+    centres = (places + 0.5) * step - 0.5
+    pixels = torch.arange(old, device=like.device, dtype=torch.float32)
+    distances = (pixels - centres.unsqueeze(1)).abs() / max(step, 1)
+    weights = (1 - distances).clamp_min(0)
+    return (weights / weights.sum(1, keepdim=True)).to(like.dtype)
 
 
 class ContextAggregation(nn.Module):
@@ -188,6 +201,11 @@ class ContextAggregation(nn.Module):
         _check_choice('static', static, STATIC)
         if isinstance(mixing, str):
             _check_choice('mixing', mixing, LEARNED)
+        elif len(mixing) != 2:
+            raise ValueError(
+                f'mixing must be one of {LEARNED}, or the two weights alpha '
+                f'and beta, got {mixing!r}.'
+            )
         else:
             dynamic = dynamic if mixing[0] else 'none'
             static = static if mixing[1] else 'none'

@@ -1,0 +1,244 @@
+"""What Container has beyond the contract of all backbones."""
+
+import pytest
+import torch
+from torch import nn
+
+from mmctx import get_backbone, get_model
+from mmctx.models.backbones import Container, container
+from mmctx.models.layers import folding
+from tests.backbones import TINY, build_tiny
+from tests.scripts import load_script
+
+get_flops = load_script('tools/analysis_tools/get_flops.py')
+
+#: Millions of parameters, Tables 1 and 2 of the paper; for the released
+#: network those of its state dict. 'pam' is H-DeiT-S and the tables of MLP.
+PARAMETERS = {
+    'light': 20.634,
+    'light_paper': 20.0,
+    'full': 22.1,
+    'h_deit_small': 22.1,
+    'conv3': 33.8,
+    'group_conv3': 20.5,
+    'dw3': 18.7,
+    'mh_dw3': 18.6,
+    'mlp': 50.9,
+    'mlp_lr': 36.5,
+    'mh_mlp_lr': 41.6,
+    'pam': 22.1 + 32.28,
+}
+#: Billions of multiply-adds at 224 x 224: Table 1, and the released network.
+MULTIPLY_ADDS = {'light': 3.848, 'light_paper': 3.2, 'full': 8.1}
+KINDS = ('Container', 'Container full')
+
+
+def on_meta(name='container', **options):
+    with torch.device('meta'):
+        return get_model(name, **options).eval().requires_grad_(False)
+
+
+def count(model, *shape):
+    x = torch.empty(*shape, device='meta')
+    return get_flops.count_multiply_adds(lambda: model(x))
+
+
+@pytest.mark.parametrize('arch', sorted(Container.arch_settings))
+def test_parameters_of_every_row(arch):
+    model = on_meta(arch=arch)
+    millions = sum(p.numel() for p in model.parameters()) / 1e6
+    assert millions == pytest.approx(PARAMETERS[arch], rel=0.02)
+
+
+@pytest.mark.parametrize('arch', sorted(MULTIPLY_ADDS))
+def test_multiply_adds(arch):
+    found = count(on_meta(arch=arch), 1, 3, 224, 224)['Global'] / 1e9
+    assert found == pytest.approx(MULTIPLY_ADDS[arch], rel=0.03)
+
+
+def stage_costs(arch, height, width):
+    """Multiply-adds per pixel of each stage's map."""
+    model = on_meta(arch=arch).backbone
+    counts = count(model, 1, 3, height, width)
+    return [
+        get_flops.count_of(stage, f'Container.stages.{i}', counts)
+        / (-(-height // stride) * -(-width // stride))
+        for i, (stage, stride) in enumerate(zip(model.stages, (4, 8, 16, 32)))
+    ]
+
+
+@pytest.mark.parametrize('height, width', [(800, 1333), (1600, 2666)])
+def test_light_costs_as_much_per_pixel_at_any_size(height, width):
+    """Linear in the first three stages, with attention only in the last."""
+    small = stage_costs('light', 224, 224)
+    large = stage_costs('light', height, width)
+    assert large[:3] == pytest.approx(small[:3], rel=1e-12)
+    assert large[3] > 1.05 * small[3]
+    full = stage_costs('full', height, width)
+    assert min(b / a for a, b in zip(small, full)) > 1.1, 'seen by the counter'
+
+
+@pytest.mark.parametrize('arch', sorted(Container.arch_settings))
+def test_every_row_runs_at_any_size_and_trains(arch):
+    """At the widths of 8 channels per head, as 32 would take long."""
+    given = Container.arch_settings[arch]
+    tiny = dict(given, embed_dims=(16, 32, 80, 128), depths=(1, 1, 2, 1))
+    model = Container(tiny, table_size=64)
+    with torch.no_grad():
+        for m in model.eval()(torch.randn(1, 3, 33, 47)):
+            assert m.isfinite().all()
+    maps = model.train()(torch.randn(2, 3, 64, 96))
+    sum(m.square().mean() for m in maps).backward()
+    for key, parameter in model.named_parameters():
+        assert parameter.grad.isfinite().all(), key
+        if not key.endswith('bias'):
+            assert parameter.grad.any(), key
+
+
+def test_stages_of_light():
+    """Attention in the last stage alone, 5 x 5 kernels per channel."""
+    model = on_meta('container_light').backbone
+    layers = [[b.aggregation for b in stage] for stage in model.stages]
+    assert [len(stage) for stage in layers] == [3, 4, 8, 3]
+    for i, stage in enumerate(layers):
+        for layer in stage:
+            assert layer.has_dynamic == (i == 3)
+            channels = model.out_channels[i]
+            assert layer.static.weight.shape == (channels, 1, 5, 5)
+    assert layers[3][0].num_heads == 16
+
+
+def test_aggregation_can_be_changed():
+    model = build_tiny(
+        'Container', aggregation=dict(mixing='scalars', kernel_size=3)
+    )
+    last = model.stages[3][0].aggregation
+    assert last.mixing_weight.shape == (2,)
+    assert last.static.kernel_size == (3, 3)
+    assert model.stages[0][0].aggregation.mixing_weight is None
+    full = Container('light', aggregation=dict(dynamic='attention'))
+    assert all(
+        b.aggregation.has_dynamic for stage in full.stages for b in stage
+    )
+
+
+def test_tables_belong_to_a_size():
+    model = Container(
+        dict(TINY['Container']['arch'], aggregation=dict(static='mlp')),
+        table_size=(65, 96),
+    )
+    sizes = [stage[0].aggregation.static.size for stage in model.stages]
+    assert sizes == [(17, 24), (9, 12), (5, 6), (3, 3)]
+
+
+@pytest.mark.parametrize('kind', KINDS)
+@pytest.mark.parametrize('pixels', [1, 48])
+def test_evaluation_without_gradients_changes_nothing(
+    monkeypatch, kind, pixels
+):
+    """In slices, in place and with folded norms, against plain norms."""
+    model = build_tiny(kind).double()
+    for _ in range(2):
+        model.train()(torch.randn(4, 3, 64, 64, dtype=torch.double))
+    model.eval()
+    x = torch.randn(3, 3, 64, 96, dtype=torch.double)
+    with monkeypatch.context() as patch:
+        for module in (container, folding):
+            patch.setattr(module, 'affine_of', lambda norm: None)
+        expected = model(x)
+    monkeypatch.setattr(container, 'SLICE', pixels)
+    for grad in (True, False):
+        with torch.set_grad_enabled(grad):
+            for a, b in zip(model(x), expected):
+                torch.testing.assert_close(a, b)
+
+
+@pytest.mark.parametrize('kind', KINDS)
+def test_other_norms(kind):
+    """Only batch norm can be folded; group norm is not."""
+    model = build_tiny(kind, norm_cfg=dict(type='GN', num_groups=4)).eval()
+    assert not any(isinstance(m, nn.BatchNorm2d) for m in model.modules())
+    x = torch.randn(1, 3, 64, 64)
+    expected = model(x)
+    with torch.no_grad():
+        for a, b in zip(model(x), expected):
+            torch.testing.assert_close(a, b)
+    model.train()(x)  # a batch of one
+
+
+def test_drop_path_grows_linearly():
+    model = build_tiny('Container', drop_path_rate=0.5)
+    blocks = [block for stage in model.stages for block in stage]
+    rates = [getattr(b.drop_path, 'drop_prob', 0.0) for b in blocks]
+    assert rates == pytest.approx([0, 0.1, 0.2, 0.3, 0.4, 0.5])
+    cut = build_tiny('Container', drop_path_rate=0.5, out_indices=(0, 1))
+    assert cut.stages[1][1].drop_path.drop_prob == pytest.approx(0.2)
+    assert all(b.feed.drop_path is b.drop_path for b in blocks)
+
+
+def test_starts_as_released():
+    """PyTorch's own values but for the classifier."""
+    torch.manual_seed(0)
+    model = get_model('container_light')
+    convs = [m for m in model.modules() if isinstance(m, nn.Conv2d)]
+    for conv in convs:
+        fan_in = conv.weight[0].numel()
+        bound = fan_in**-0.5
+        for tensor in (conv.weight, conv.bias):
+            assert tensor.abs().max() <= bound
+        std = conv.weight.std().item()
+        assert std == pytest.approx(bound / 3**0.5, rel=0.1)
+    for block in model.backbone.stages[3]:
+        assert block.aggregation.mixing_weight.sigmoid() == 0.5
+    fc = model.head.fc
+    assert fc.weight.std().item() == pytest.approx(0.02, rel=0.05)
+    assert not fc.bias.any()
+    eps = {
+        m.eps
+        for m in model.modules()
+        if isinstance(m, (nn.BatchNorm2d, nn.LayerNorm))
+    }
+    assert eps == {1e-5}
+
+
+def test_classifier_uses_every_parameter():
+    arch = TINY['Container']['arch']
+    model = get_model('container_light', num_classes=5, arch=arch).train()
+    model(torch.randn(2, 3, 64, 96)).square().sum().backward()
+    for key, parameter in model.named_parameters():
+        assert parameter.grad is not None, key
+
+
+def test_layers_for_decay():
+    """The embedding of a stage goes with its first block."""
+    model = get_backbone('container_light')
+    depth = model.get_layer_depth
+    assert depth('stem.proj.weight') == (0, 20)
+    assert depth('stages.0.0.feed.fc1.weight') == (1, 20)
+    assert depth('stages.1.0.embedding.proj.weight') == (4, 20)
+    assert depth('stages.3.2.aggregation.mixing_weight') == (18, 20)
+    assert depth('neck.norm.weight', 'backbone.') == (19, 20)
+
+
+@pytest.mark.parametrize(
+    'options, message',
+    [
+        (dict(arch='heavy'), "arch must be one of.*got 'heavy'"),
+        (dict(arch=dict(embed_dims=(8,))), 'four positive numbers in each'),
+        (
+            dict(arch=dict(TINY['Container']['arch'], depths=(1, 1, 1, 0))),
+            'four positive numbers in each',
+        ),
+        (
+            dict(arch=dict(TINY['Container']['arch'], heads=3)),
+            "with 'aggregation'",
+        ),
+        (dict(aggregation=dict(size=(1, 1))), 'aggregation may hold'),
+        (dict(aggregation=dict(num_heads=3)), 'num_heads must divide the 32'),
+        (dict(aggregation=dict(dynamic='none', static='none')), 'needs a dyn'),
+        (dict(norm_cfg=dict(type='LN')), 'norm of maps'),
+    ],
+)
+def test_bad_arguments(options, message):
+    with pytest.raises(ValueError, match=message):
+        build_tiny('Container', **options)
