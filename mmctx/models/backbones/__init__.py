@@ -1,7 +1,23 @@
 """The backbones, one file per family."""
 
+from mmctx.registry import MODELS, register
+
 from .coat import CoaT
 from .container import Container
 from .cotnet import CoTNet, CoTNeXt, SECoTNetD
 
 __all__ = ['CoTNeXt', 'CoTNet', 'CoaT', 'Container', 'SECoTNetD']
+
+
+@register(MODELS, 'PAMVisionTransformer')
+def build_pam_vision_transformer(*args, **kwargs):
+    """Container-PAM, which is mmpretrain's vision transformer and more.
+
+    See :class:`~.pam_vision_transformer.PAMVisionTransformer`.
+
+    Raises:
+        ImportError: mmpretrain is not installed.
+    """
+    from .pam_vision_transformer import PAMVisionTransformer
+
+    return PAMVisionTransformer(*args, **kwargs)

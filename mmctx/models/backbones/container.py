@@ -15,7 +15,7 @@ from torch import Tensor
 from mmctx.models.backbones.base import NUM_STAGES, STRIDES, ContextBackbone
 from mmctx.models.layers import ContextAggregation, ConvPositionEncoding
 from mmctx.models.layers.conv_attention import residual
-from mmctx.models.layers.folding import affine_of, fold_norm
+from mmctx.models.layers.folding import fold_norm
 from mmctx.models.layers.patch_embedding import PatchEmbedding
 from mmctx.registry import register
 
@@ -66,12 +66,20 @@ class FeedForward(nn.Module):
 
         Without gradients ``x`` may be overwritten.
         """
-        affine = affine_of(self.norm)
-        if affine is not None and self._runs_in_slices(x):
-            return self._in_slices(x, *affine)
         normed, weight, bias = fold_norm(self.norm, x, self.fc1)
-        branch = self.fc2(F.gelu(F.conv2d(normed, weight, bias)))
-        return residual(x, self.drop_path(branch))
+        weight = weight.flatten(1)
+        if normed is x and self._runs_in_slices(x):
+            rows = x.permute(0, 2, 3, 1).view(-1, x.shape[1])
+            for part in rows.split(SLICE * torch.get_num_threads()):
+                part += self._mlp(part, weight, bias)
+            return x
+        branch = self._mlp(normed.permute(0, 2, 3, 1), weight, bias)
+        return residual(x, self.drop_path(branch.permute(0, 3, 1, 2)))
+
+    def _mlp(self, rows: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+        """The convolutions as products of matrices, on (..., C)."""
+        hidden = F.gelu(F.linear(rows, weight, bias))
+        return F.linear(hidden, self.fc2.weight.flatten(1), self.fc2.bias)
 
     def _runs_in_slices(self, x: Tensor) -> bool:
         """Evaluation on a CPU: hidden channels then stay in its cache."""
@@ -82,16 +90,6 @@ class FeedForward(nn.Module):
             and not torch.compiler.is_compiling()
             and not torch.onnx.is_in_onnx_export()
         )
-
-    def _in_slices(self, x: Tensor, scale: Tensor, shift: Tensor) -> Tensor:
-        rows = x.permute(0, 2, 3, 1).view(-1, x.shape[1])
-        fc1, fc2 = self.fc1.weight.flatten(1), self.fc2.weight.flatten(1)
-        for part in rows.split(SLICE * torch.get_num_threads()):
-            hidden = F.linear(
-                torch.addcmul(shift, part, scale), fc1, self.fc1.bias
-            )
-            part += F.linear(F.gelu(hidden), fc2, self.fc2.bias)
-        return x
 
 
 class ContainerBlock(nn.Module):

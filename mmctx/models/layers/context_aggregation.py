@@ -107,7 +107,8 @@ def _resample(x: Tensor, size: Sequence[int]) -> Tensor:
     rows, columns = (
         _resampling_matrix(old, new, x) for old, new in zip(x.shape[2:], size)
     )
-    return torch.einsum('ih,nchw,jw->ncij', rows, x, columns)
+    x = torch.einsum('ih,nchw,jw->ncij', rows, x, columns)
+    return x.contiguous(memory_format=torch.channels_last)
 
 
 def _resampling_matrix(old: int, new: int, like: Tensor) -> Tensor:

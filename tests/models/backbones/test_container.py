@@ -2,6 +2,8 @@
 
 import pytest
 import torch
+from mmcv.cnn.bricks import DropPath
+from mmengine.registry import MODELS
 from torch import nn
 
 from mmctx import get_backbone, get_model
@@ -143,8 +145,7 @@ def test_evaluation_without_gradients_changes_nothing(
     model.eval()
     x = torch.randn(3, 3, 64, 96, dtype=torch.double)
     with monkeypatch.context() as patch:
-        for module in (container, folding):
-            patch.setattr(module, 'affine_of', lambda norm: None)
+        patch.setattr(folding, 'affine_of', lambda norm: None)
         expected = model(x)
     monkeypatch.setattr(container, 'SLICE', pixels)
     for grad in (True, False):
@@ -242,3 +243,55 @@ def test_layers_for_decay():
 def test_bad_arguments(options, message):
     with pytest.raises(ValueError, match=message):
         build_tiny('Container', **options)
+
+
+def test_pam_is_deit_with_tables():
+    """DeiT-S has 22.05 M parameters; each block adds 197 x 197 and w."""
+    cfg = dict(type='PAMVisionTransformer', arch='deit-small', img_size=224)
+    plain = dict(type='mmpretrain.VisionTransformer', arch='deit-small')
+    with torch.device('meta'):
+        sizes = [
+            sum(p.numel() for p in MODELS.build(c).parameters())
+            for c in (cfg, plain)
+        ]
+    assert sizes[0] - sizes[1] == 12 * (197 * 197 + 1)
+
+
+def test_pam_without_tables_is_deit():
+    """alpha = 1, beta = 0."""
+    small = dict(
+        arch=dict(
+            embed_dims=32, num_layers=2, num_heads=4,
+            feedforward_channels=64,
+        ),
+        img_size=32, patch_size=8, out_type='featmap', drop_path_rate=0.1,
+    )  # fmt: skip
+    plain = MODELS.build(dict(small, type='mmpretrain.VisionTransformer'))
+    pam = MODELS.build(
+        dict(
+            small,
+            type='PAMVisionTransformer',
+            aggregation=dict(mixing='scalars'),
+        )
+    )
+    names = {
+        'attn.qkv.': 'attn.aggregation.project_in.',
+        'attn.proj.': 'attn.aggregation.project_out.',
+    }
+    state = pam.state_dict()
+    for key, value in plain.state_dict().items():
+        for theirs, ours in names.items():
+            key = key.replace(theirs, ours)
+        state[key] = value.view(state[key].shape)
+    for key, value in state.items():
+        if key.endswith('mixing_weight'):
+            value.copy_(torch.tensor([1.0, 0.0]))
+    pam.load_state_dict(state, strict=True)
+    x = torch.randn(2, 3, 32, 32)
+    pam.eval()
+    plain.eval()
+    torch.testing.assert_close(pam(x)[0], plain(x)[0])
+    pam(x)[0].square().sum().backward()
+    for layer in pam.layers:
+        assert layer.attn.aggregation.mixing_weight.grad.all()
+        assert isinstance(layer.attn.out_drop, DropPath)
