@@ -170,9 +170,11 @@ class Container(ContextBackbone):
     'pam'           attention and a transposed MLP
     ==============  ====================================================
 
-    All but 'light' are counts and descriptions of Table 2 on the released
-    skeleton: the paper's own sizes of its tables' ranks are not known, and
-    those here make the published numbers of parameters.
+    Only 'light' was released. The others are the rows of Tables 1 and 2 on
+    its skeleton, with MLPs of ratio 4: so their parameters come within 2 %
+    of the published numbers (the text's widths and depths do not fit these).
+    The ranks of 'mlp_lr' and 'mh_mlp_lr' are not published; those here are
+    chosen for the published numbers of parameters.
 
     Source: `Container: Context Aggregation Network
     <https://arxiv.org/abs/2106.01401>`_, Sec. 3.4 and 3.5, Table 2; released
