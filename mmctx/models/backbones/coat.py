@@ -18,12 +18,14 @@ from mmctx.models.layers import (
     ConvRelativePositionEncoding,
 )
 from mmctx.models.layers.conv_attention import Projected, residual
+from mmctx.ops import linear
+from mmctx.ops.cpu_evaluation import is_cpu_evaluation
 from mmctx.registry import register
 
 CO_SCALES = ('interpolation', 'none', 'cross_attention')
 
 #: Pixels per thread that an MLP takes at a time in evaluation on a CPU.
-SLICE = 1024
+SLICE = 4096
 
 #: A map (N, C, H, W) and its class token (N, 1, C).
 Tokens = tuple[Tensor, Tensor]
@@ -67,7 +69,7 @@ class TokenNorm(nn.Module):
         return x, token if token is None else self.norm(token)
 
 
-class TokenMLP(nn.Sequential):
+class TokenMLP(nn.Module):
     """Two linear layers with a GELU between, on channels-last tensors.
 
     Args:
@@ -79,8 +81,12 @@ class TokenMLP(nn.Sequential):
         hidden = int(channels * ratio)
         super().__init__()
         self.fc1 = nn.Linear(channels, hidden)
-        self.act = nn.GELU()
         self.fc2 = nn.Linear(hidden, channels)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(..., C) to (..., C)."""
+        x = linear(x, self.fc1.weight, self.fc1.bias, gelu=True)
+        return linear(x, self.fc2.weight, self.fc2.bias)
 
 
 class TokenDropPath(nn.Module):
@@ -160,7 +166,8 @@ class FeedForward(nn.Module):
         Without gradients ``x`` may be overwritten.
         """
         rows = x.permute(0, 2, 3, 1)
-        if self._runs_in_slices(x):
+        if is_cpu_evaluation(x) and not self.training:
+            # Slice by slice: hidden channels then stay in the cache.
             size = SLICE * torch.get_num_threads()
             rows = rows.view(-1, rows.shape[3])
             for part in (*rows.split(size), token):
@@ -169,16 +176,6 @@ class FeedForward(nn.Module):
         branch = mlp(self.norm(rows)).permute(0, 3, 1, 2)
         branch = self.drop_path(branch, mlp(self.norm(token)))
         return _add((x, token), branch)
-
-    def _runs_in_slices(self, x: Tensor) -> bool:
-        """Evaluation on a CPU: hidden channels then stay in its cache."""
-        return (
-            x.device.type == 'cpu'
-            and not self.training
-            and not torch.is_grad_enabled()
-            and not torch.compiler.is_compiling()
-            and not torch.onnx.is_in_onnx_export()
-        )
 
 
 class SerialBlock(nn.Module):
