@@ -7,6 +7,7 @@ from typing import Optional
 
 import torch.nn as nn
 from mmengine.model import initialize
+from mmengine.registry import DefaultScope
 
 from mmctx.checkpoints import RELEASED, CheckpointError, load_checkpoint
 from mmctx.models import backbones
@@ -181,15 +182,16 @@ def get_model(
         ) from error
     spec = get_spec(name)
     backbone = get_backbone(name, **{**spec.classifier, **overrides})
-    model = ImageClassifier(
-        backbone=backbone,
-        neck=spec.neck and dict(spec.neck),
-        head=dict(
-            spec.head,
-            num_classes=num_classes,
-            in_channels=backbone.out_channels[-1],
-        ),
+    head = dict(
+        spec.head,
+        num_classes=num_classes,
+        in_channels=backbone.out_channels[-1],
     )
+    # Whatever scope a config of another package has made the default.
+    with DefaultScope.overwrite_default_scope('mmpretrain'):
+        model = ImageClassifier(
+            backbone=backbone, neck=spec.neck and dict(spec.neck), head=head
+        )
     if not pretrained:
         initialize(model.head, model.head.init_cfg)
         return model

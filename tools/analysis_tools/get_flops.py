@@ -46,7 +46,9 @@ def count_multiply_adds(run):
     'ImageClassifier.backbone'.
     """
     counter = FlopCounterMode(display=False, custom_mapping=FORMULAS)
-    with torch.no_grad(), counter:
+    # Gradients stay enabled: without them, evaluation on a CPU takes fused
+    # operators that the counter does not know.
+    with counter:
         run()
     return {
         name: sum(counts.values()) // 2
