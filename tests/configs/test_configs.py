@@ -67,8 +67,23 @@ def shrink_model(model):
         backbone.update(KEPT.get((backbone.type, variant), {}))
     backbone.update(SHALLOW.get(backbone.type, {}))
     backbone.pop('init_cfg', None)
-
+    shrink_crops(model)
     return replace(model, lambda k, v: min(v, LIMITS[k]) if k in LIMITS else v)
+
+
+def shrink_crops(model):
+    """Crops and windows of a segmentor, as small as those of its data."""
+    for part, keys in (
+        (model.get('data_preprocessor'), ['size']),
+        (model.get('test_cfg'), ['crop_size', 'stride']),
+    ):
+        for key in keys:
+            if part and key in part:
+                part[key] = shrink_size(part[key])
+
+
+def shrink_size(size):
+    return tuple(max(side // 10, 64) for side in size)
 
 
 def shrink_loader(loader, data_roots):
@@ -76,9 +91,9 @@ def shrink_loader(loader, data_roots):
         if isinstance(value, str):
             return data_roots.get(value, value)
         if key in SIZES and isinstance(value, list):
-            return [tuple(max(s // 10, 64) for s in pair) for pair in value]
+            return [shrink_size(pair) for pair in value]
         if key in SIZES and isinstance(value, tuple):
-            return tuple(max(side // 10, 64) for side in value)
+            return shrink_size(value)
         if key in SIZES:
             return max(value // 3, 64)
         return value
