@@ -17,13 +17,16 @@ from mmctx.models.layers import (
     ConvPositionEncoding,
     ConvRelativePositionEncoding,
 )
-from mmctx.models.layers.conv_attention import Projected, residual
+from mmctx.models.layers.conv_attention import Projected
+from mmctx.models.layers.tokens import (
+    SLICE,
+    TokenMLP,
+    residual,
+    runs_in_slices,
+)
 from mmctx.registry import register
 
 CO_SCALES = ('interpolation', 'none', 'cross_attention')
-
-#: Pixels per thread that an MLP takes at a time in evaluation on a CPU.
-SLICE = 1024
 
 #: A map (N, C, H, W) and its class token (N, 1, C).
 Tokens = tuple[Tensor, Tensor]
@@ -65,22 +68,6 @@ class TokenNorm(nn.Module):
         """(N, C, H, W) and (N, 1, C) to the same."""
         x = self.norm(x.permute(0, 2, 3, 1)).permute(0, 3, 1, 2)
         return x, token if token is None else self.norm(token)
-
-
-class TokenMLP(nn.Sequential):
-    """Two linear layers with a GELU between, on channels-last tensors.
-
-    Args:
-        channels (int): Channels C.
-        ratio (float): Hidden channels per channel.
-    """
-
-    def __init__(self, channels: int, ratio: float) -> None:
-        hidden = int(channels * ratio)
-        super().__init__()
-        self.fc1 = nn.Linear(channels, hidden)
-        self.act = nn.GELU()
-        self.fc2 = nn.Linear(hidden, channels)
 
 
 class TokenDropPath(nn.Module):
@@ -160,7 +147,7 @@ class FeedForward(nn.Module):
         Without gradients ``x`` may be overwritten.
         """
         rows = x.permute(0, 2, 3, 1)
-        if self._runs_in_slices(x):
+        if runs_in_slices(self, x):
             size = SLICE * torch.get_num_threads()
             rows = rows.view(-1, rows.shape[3])
             for part in (*rows.split(size), token):
@@ -169,16 +156,6 @@ class FeedForward(nn.Module):
         branch = mlp(self.norm(rows)).permute(0, 3, 1, 2)
         branch = self.drop_path(branch, mlp(self.norm(token)))
         return _add((x, token), branch)
-
-    def _runs_in_slices(self, x: Tensor) -> bool:
-        """Evaluation on a CPU: hidden channels then stay in its cache."""
-        return (
-            x.device.type == 'cpu'
-            and not self.training
-            and not torch.is_grad_enabled()
-            and not torch.compiler.is_compiling()
-            and not torch.onnx.is_in_onnx_export()
-        )
 
 
 class SerialBlock(nn.Module):
@@ -205,7 +182,7 @@ class SerialBlock(nn.Module):
         self.attention = ConvAttention(channels, num_heads)
         self.drop_path = TokenDropPath(drop_path)
         self.feed = FeedForward(channels, norm_cfg, drop_path)
-        self.mlp = TokenMLP(channels, mlp_ratio)
+        self.mlp = TokenMLP(channels, int(channels * mlp_ratio))
 
     def forward(
         self,
@@ -296,7 +273,7 @@ class ParallelBlock(nn.Module):
         self.feed = nn.ModuleDict(
             {s: FeedForward(channels, norm_cfg, drop_path) for s in wanted}
         )
-        self.mlp = TokenMLP(channels, mlp_ratio)
+        self.mlp = TokenMLP(channels, int(channels * mlp_ratio))
         if co_scale == 'cross_attention':
             for scale in set(scales) - set(wanted):
                 # Only its keys and values are used.
