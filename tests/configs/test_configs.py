@@ -5,7 +5,7 @@ import torch
 from mmengine.config import Config
 from mmengine.runner import Runner
 
-from mmctx.models.backbones import CoaT
+from mmctx.models.backbones import CoaT, ConTNet
 from tests.scripts import ROOT
 
 CONFIGS = sorted(
@@ -34,6 +34,9 @@ for name, arch in CoaT.arch_settings.items():
             parallel_depth=min(arch.get('parallel_depth', 0), 1),
         )
     )
+for name, arch in ConTNet.arch_settings.items():
+    small = dict(depths=(1, 1, 2, 1), feedforward_channels=(32, 32, 32, 32))
+    KEPT['ConTNet', name] = dict(arch={**arch, **small})
 SIZES = ('scale', 'scales', 'crop_size')
 # The most that a detector's head keeps of regions and of channels.
 LIMITS = dict(

@@ -3,12 +3,14 @@
 _base_ = 'pspnet.py'
 
 model = dict(
+    data_preprocessor=dict(size_divisor=32),
     decode_head=dict(
         in_index=(0, 1, 2, 3),
         input_transform='resize_concat',
-        channels=64,
+        channels=32,
         num_classes=11,
         norm_cfg=dict(type='BN'),
+        align_corners=False,
     ),
     auxiliary_head=None,
 )

@@ -23,7 +23,7 @@ model = dict(
         in_index=3,
         channels=512,
         pool_scales=(1, 2, 3, 6),
-        loss_decode=dict(type='CrossEntropyLoss', loss_weight=1.0),
+        loss_decode=dict(type='CrossEntropyLoss', avg_non_ignore=True),
         **head,
     ),
     auxiliary_head=dict(
@@ -32,7 +32,9 @@ model = dict(
         channels=256,
         num_convs=1,
         concat_input=False,
-        loss_decode=dict(type='CrossEntropyLoss', loss_weight=0.4),
+        loss_decode=dict(
+            type='CrossEntropyLoss', avg_non_ignore=True, loss_weight=0.4
+        ),
         **head,
     ),
     train_cfg=dict(),

@@ -11,9 +11,15 @@ optim_wrapper = dict(
         bias_decay_mult=0.0,
         flat_decay_mult=0.0,
         # A custom key switches the rules above off, and of several keys that
-        # fit the longest counts: so norms and biases have keys of their own.
+        # fit the longest counts: norms and biases in there need their own.
         custom_keys={
-            '.ste': dict(lr_mult=0.025),
+            '.ste.': dict(lr_mult=0.005 / 0.2),
+            '.norm1.': dict(lr_mult=0.005 / 0.2, decay_mult=0.0),
+            '.norm2.': dict(lr_mult=0.005 / 0.2, decay_mult=0.0),
+            'qkv.bias': dict(lr_mult=0.005 / 0.2, decay_mult=0.0),
+            'proj.bias': dict(lr_mult=0.005 / 0.2, decay_mult=0.0),
+            'fc1.bias': dict(lr_mult=0.005 / 0.2, decay_mult=0.0),
+            'fc2.bias': dict(lr_mult=0.005 / 0.2, decay_mult=0.0),
         },
     ),
 )
