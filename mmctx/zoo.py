@@ -54,6 +54,15 @@ def _coat(arch: str, *tasks: str) -> ModelSpec:
     )
 
 
+def _contnet(arch: str, *tasks: str, **options) -> ModelSpec:
+    return ModelSpec(
+        'contnet',
+        dict(type='ConTNet', arch=arch, **options),
+        (CLASSIFICATION, *tasks),
+        classifier=dict(dense=False),
+    )
+
+
 _COCO = (CLASSIFICATION, DETECTION, INSTANCE)
 
 _SPECS: dict[str, ModelSpec] = {
@@ -71,6 +80,11 @@ _SPECS: dict[str, ModelSpec] = {
     'se_cotnetd_152_320': ModelSpec(
         'cotnet', dict(type='SECoTNetD', depth=152)
     ),
+    'contnet_ti': _contnet('ti'),
+    'contnet_s': _contnet('s'),
+    'contnet_m': _contnet('m', DETECTION, INSTANCE, SEMANTIC),
+    'contnet_m_relative': _contnet('m', position='relative'),
+    'contnet_b': _contnet('b'),
     'coat_lite_tiny': _coat('lite_tiny'),
     'coat_lite_mini': _coat('lite_mini', DETECTION, INSTANCE),
     'coat_lite_small': _coat('lite_small', DETECTION, INSTANCE),

@@ -8,7 +8,7 @@ from typing import Optional
 import torch
 from torch import Tensor
 
-from . import coat, cotnet
+from . import coat, contnet, cotnet
 from .loading import CheckpointError, unwrap
 
 #: For each family, a function of all keys of a released file that gives the
@@ -16,6 +16,7 @@ from .loading import CheckpointError, unwrap
 RENAMERS: dict[str, Callable[[Collection[str]], Callable[[str], str]]] = {
     'cotnet': cotnet.rename,
     'coat': coat.rename,
+    'contnet': contnet.rename,
 }
 
 

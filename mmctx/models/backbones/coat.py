@@ -17,15 +17,16 @@ from mmctx.models.layers import (
     ConvPositionEncoding,
     ConvRelativePositionEncoding,
 )
-from mmctx.models.layers.conv_attention import Projected, residual
-from mmctx.ops import linear
-from mmctx.ops.cpu_evaluation import is_cpu_evaluation
+from mmctx.models.layers.conv_attention import Projected
+from mmctx.models.layers.tokens import (
+    SLICE,
+    TokenMLP,
+    residual,
+    runs_in_slices,
+)
 from mmctx.registry import register
 
 CO_SCALES = ('interpolation', 'none', 'cross_attention')
-
-#: Pixels per thread that an MLP takes at a time in evaluation on a CPU.
-SLICE = 4096
 
 #: A map (N, C, H, W) and its class token (N, 1, C).
 Tokens = tuple[Tensor, Tensor]
@@ -67,26 +68,6 @@ class TokenNorm(nn.Module):
         """(N, C, H, W) and (N, 1, C) to the same."""
         x = self.norm(x.permute(0, 2, 3, 1)).permute(0, 3, 1, 2)
         return x, token if token is None else self.norm(token)
-
-
-class TokenMLP(nn.Module):
-    """Two linear layers with a GELU between, on channels-last tensors.
-
-    Args:
-        channels (int): Channels C.
-        ratio (float): Hidden channels per channel.
-    """
-
-    def __init__(self, channels: int, ratio: float) -> None:
-        hidden = int(channels * ratio)
-        super().__init__()
-        self.fc1 = nn.Linear(channels, hidden)
-        self.fc2 = nn.Linear(hidden, channels)
-
-    def forward(self, x: Tensor) -> Tensor:
-        """(..., C) to (..., C)."""
-        x = linear(x, self.fc1.weight, self.fc1.bias, gelu=True)
-        return linear(x, self.fc2.weight, self.fc2.bias)
 
 
 class TokenDropPath(nn.Module):
@@ -166,8 +147,8 @@ class FeedForward(nn.Module):
         Without gradients ``x`` may be overwritten.
         """
         rows = x.permute(0, 2, 3, 1)
-        if is_cpu_evaluation(x) and not self.training:
-            # Slice by slice: hidden channels then stay in the cache.
+        if runs_in_slices(self, x):
+            # Hidden channels then stay in the cache.
             size = SLICE * torch.get_num_threads()
             rows = rows.view(-1, rows.shape[3])
             for part in (*rows.split(size), token):
@@ -202,7 +183,7 @@ class SerialBlock(nn.Module):
         self.attention = ConvAttention(channels, num_heads)
         self.drop_path = TokenDropPath(drop_path)
         self.feed = FeedForward(channels, norm_cfg, drop_path)
-        self.mlp = TokenMLP(channels, mlp_ratio)
+        self.mlp = TokenMLP(channels, int(channels * mlp_ratio))
 
     def forward(
         self,
@@ -293,7 +274,7 @@ class ParallelBlock(nn.Module):
         self.feed = nn.ModuleDict(
             {s: FeedForward(channels, norm_cfg, drop_path) for s in wanted}
         )
-        self.mlp = TokenMLP(channels, mlp_ratio)
+        self.mlp = TokenMLP(channels, int(channels * mlp_ratio))
         if co_scale == 'cross_attention':
             for scale in set(scales) - set(wanted):
                 # Only its keys and values are used.

@@ -6,6 +6,7 @@ from .conv_attention import (
     ConvRelativePositionEncoding,
 )
 from .cot import CoTLayer, CoXtLayer
+from .patch_encoder import PatchwiseTransformerEncoder
 
 __all__ = [
     'CoTLayer',
@@ -13,4 +14,5 @@ __all__ = [
     'ConvAttention',
     'ConvPositionEncoding',
     'ConvRelativePositionEncoding',
+    'PatchwiseTransformerEncoder',
 ]

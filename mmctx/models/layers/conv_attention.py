@@ -15,6 +15,8 @@ from torch import Tensor
 
 from mmctx.ops.cpu_evaluation import is_cpu_evaluation
 
+from .tokens import residual
+
 #: Window sizes of the relative position encoding and their heads.
 WINDOWS = {3: 2, 5: 3, 7: 3}
 
@@ -306,10 +308,3 @@ def _addcmul(out: Tensor, a: Tensor, b: Tensor) -> Tensor:
     if torch.is_grad_enabled():
         return torch.addcmul(out, a, b)
     return out.addcmul_(a, b)
-
-
-def residual(x: Tensor, branch: Tensor) -> Tensor:
-    """``x + branch``, in the place of ``branch`` where nothing needs it."""
-    if torch.is_grad_enabled() or branch.dtype != x.dtype:
-        return x + branch
-    return branch.add_(x)
