@@ -648,9 +648,9 @@ class CoaT(ContextBackbone):
                 )
             found[str(i + 1)] = x, token
         found.update(self._forward_parallel(found))
-        maps = tuple(found[str(i + 1)][0] for i in self.out_indices)
+        maps = [found[str(i + 1)][0].contiguous() for i in self.out_indices]
         if not self.with_cls_token:
-            return maps
+            return tuple(maps)
         sources = self.scales or [str(NUM_STAGES)]
         return TokenMaps(maps, [found[s][1].squeeze(1) for s in sources])
 
