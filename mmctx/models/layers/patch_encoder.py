@@ -1,8 +1,7 @@
 """The patch-wise transformer encoder of ConTNet.
 
-Tokens are kept window by window as rows (N, H * W, C): one copy cuts a map
-into windows, one puts the map together again, and everything between needs
-no other layout.
+One copy cuts a map into windows of tokens (B, L, C), one puts the map
+together again, and everything between needs no other layout.
 """
 
 from typing import NamedTuple, Optional
@@ -10,10 +9,12 @@ from typing import NamedTuple, Optional
 import torch
 import torch.nn as nn
 import torch.nn.functional as F
-from mmcv.cnn.bricks import DropPath
 from torch import Tensor
 
-from .tokens import TokenMLP, residual
+from .tokens import TokenMLP, residual, runs_in_slices
+
+#: Tokens per thread that an encoder takes at a time in evaluation on a CPU.
+SLICE = 4096
 
 POSITIONS = ('none', '1d', '2d', '2d_image', 'relative')
 
@@ -34,25 +35,20 @@ class Windows(NamedTuple):
     height: int
     width: int
 
-    @property
-    def num_tokens(self) -> int:
-        """Tokens of a window."""
-        return self.height * self.width
-
     def cut(self, x: Tensor) -> Tensor:
-        """Map (N, H, W, C) to a copy of its windows, (N, number, L, C)."""
+        """Map (N, H, W, C) to a copy of the windows, (N * number, L, C)."""
         bottom = self.top + self.rows * self.height
         right = self.left + self.columns * self.width
         x = x[:, self.top : bottom, self.left : right]
         x = x.unflatten(1, (self.rows, self.height))
         x = x.unflatten(3, (self.columns, self.width)).transpose(2, 3)
         x = x.clone(memory_format=torch.contiguous_format)
-        return x.flatten(3, 4).flatten(1, 2)
+        return x.flatten(3, 4).flatten(0, 2)
 
     def join(self, x: Tensor) -> Tensor:
-        """Windows (N, number, L, C) to the rectangle (N, H', W', C)."""
-        x = x.unflatten(1, (self.rows, self.columns))
-        x = x.unflatten(3, (self.height, self.width)).transpose(2, 3)
+        """Windows (N * number, L, C) to the rectangle (N, H', W', C)."""
+        x = x.unflatten(1, (self.height, self.width))
+        x = x.unflatten(0, (-1, self.rows, self.columns)).transpose(2, 3)
         return x.flatten(3, 4).flatten(1, 2)
 
 
@@ -64,7 +60,7 @@ def _divide(length: int, size: int) -> list[tuple[int, int, int]]:
 
 
 def tile(height: int, width: int, patch_size: int) -> list[list[Windows]]:
-    """Windows of a map from its top left corner, cut off at its border.
+    """Windows of a map from its upper left corner, cut off at its border.
 
     Returns:
         list[list[Windows]]: Up to two rows of up to two rectangles: whole
@@ -173,8 +169,8 @@ class PatchAttention(nn.Module):
         self.proj = nn.Linear(channels, channels)
         self.proj_drop = nn.Dropout(drop_rate)
 
-    def relative_bias(self, height: int, width: int) -> Optional[Tensor]:
-        """Biases (1, heads, L, L) of windows of the given size.
+    def relative_bias(self) -> Optional[Tensor]:
+        """Biases (heads, P, P, P, P) by row and column of query and key.
 
         That of query (y, x) and key (y', x') is in row
         (y - y' + P - 1) * (2 P - 1) + (x - x' + P - 1) of the table.
@@ -185,42 +181,32 @@ class PatchAttention(nn.Module):
         table = self.bias_table.t().unflatten(1, (2 * size - 1, -1))
         # (heads, P - 1 - y', P - 1 - x', y, x)
         bias = table.unfold(1, size, 1).unfold(2, size, 1)
-        bias = bias[:, size - height :, size - width :, :height, :width]
-        bias = bias.permute(0, 3, 4, 1, 2).flip(3, 4).contiguous()
-        return bias.flatten(3).flatten(1, 2).unsqueeze(0)
+        return bias.permute(0, 3, 4, 1, 2).flip(3, 4)
 
-    def forward(self, x: Tensor, windows: list[Windows]) -> Tensor:
+    def forward(self, x: Tensor, bias: Optional[Tensor] = None) -> Tensor:
         """Attention among the tokens of each window.
 
         Args:
-            x (Tensor): Tokens (N, H * W, C), window by window.
-            windows (list[Windows]): Which windows these are, in their order.
+            x (Tensor): Windows of L tokens, (B, L, C).
+            bias (Tensor, optional): Added to the logits, (heads, L, L).
 
         Returns:
-            Tensor: (N, H * W, C).
+            Tensor: (B, L, C).
         """
-        counts = [w.rows * w.columns * w.num_tokens for w in windows]
-        parts = self.qkv(x).split(counts, 1)
-        out = [self._attend(part, w) for part, w in zip(parts, windows)]
-        out = out[0] if len(out) == 1 else torch.cat(out, 1)
-        return self.proj_drop(self.proj(out))
-
-    def _attend(self, qkv: Tensor, windows: Windows) -> Tensor:
-        """(N, L', 3 C) to (N, L', C), all windows of one size."""
-        channels = qkv.shape[2] // 3
-        width = channels // self.num_heads
-        qkv = qkv.reshape(-1, windows.num_tokens, 3, self.num_heads, width)
+        qkv = self.qkv(x).unflatten(2, (3, self.num_heads, -1))
         q, k, v = qkv.permute(2, 0, 3, 1, 4).unbind()
-        bias = self.relative_bias(windows.height, windows.width)
         out = F.scaled_dot_product_attention(
             q,
             k,
             v,
-            attn_mask=bias if bias is None else bias.to(q.dtype),
+            attn_mask=bias if bias is None else bias.to(q.dtype).unsqueeze(0),
             dropout_p=self.attn_drop.p if self.training else 0.0,
         )
-        number = windows.rows * windows.columns * windows.num_tokens
-        return out.transpose(1, 2).reshape(-1, number, channels)
+        out = out.transpose(1, 2)
+        if torch.onnx.is_in_onnx_export():
+            # The exporter's attention lays out its result in another way.
+            out = out.clone(memory_format=torch.contiguous_format)
+        return self.proj_drop(self.proj(out.flatten(2)))
 
 
 class PatchwiseTransformerEncoder(nn.Module):
@@ -297,6 +283,7 @@ class PatchwiseTransformerEncoder(nn.Module):
         self.patch_size = patch_size
         self.pre_norm = pre_norm
         self.pad_mask = pad_mask
+        self.codes_whole_map = position == '2d_image'
         self.position = {
             '1d': lambda: PositionCode1d(channels, patch_size),
             '2d': lambda: PositionCode2d(channels, patch_size),
@@ -313,7 +300,7 @@ class PatchwiseTransformerEncoder(nn.Module):
         hidden = feedforward_channels or 4 * channels
         self.mlp = TokenMLP(channels, hidden, drop_rate)
         self.norm2 = nn.LayerNorm(channels)
-        self.drop_path = DropPath(drop_path) if drop_path else nn.Identity()
+        self.drop_path = drop_path
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
@@ -332,48 +319,77 @@ class PatchwiseTransformerEncoder(nn.Module):
         if not self.pad_mask:
             pad = [-side % self.patch_size for side in (height, width)]
             x = F.pad(x, (0, pad[1], 0, pad[0])) if any(pad) else x
-        tiles = tile(*x.shape[2:], self.patch_size)
-        tokens = self._cut(x.permute(0, 2, 3, 1), tiles)
-        tokens = self._encode(tokens, [w for row in tiles for w in row])
-        x = self._join(tokens, tiles)[:, :height, :width]
+        x = x.permute(0, 2, 3, 1)
+        if self.codes_whole_map:
+            x = x + self.position(*x.shape[1:3])
+        shared = self.attention.relative_bias(), self._draw_kept_branches(x)
+        rows = [
+            _concatenated(
+                [self._encode_windows(x, w, *shared) for w in row], 2
+            )
+            for row in tile(*x.shape[1:3], self.patch_size)
+        ]
+        x = _concatenated(rows, 1)[:, :height, :width]
         return x.permute(0, 3, 1, 2)
 
-    def _cut(self, x: Tensor, tiles: list[list[Windows]]) -> Tensor:
-        """Map (N, H, W, C) to tokens (N, H * W, C) with their codes."""
-        if isinstance(self.position, ImagePositionCode2d):
-            x = x + self.position(*x.shape[1:3])
-        parts = []
-        for windows in (w for row in tiles for w in row):
-            part = windows.cut(x)
-            if type(self.position) in (PositionCode1d, PositionCode2d):
-                code = self.position(windows.height, windows.width)
-                part += code.flatten(0, 1)
-            parts.append(part.flatten(1, 2))
-        return parts[0] if len(parts) == 1 else torch.cat(parts, 1)
+    def _draw_kept_branches(self, x: Tensor) -> tuple[Optional[Tensor], ...]:
+        """For each branch, a factor (N, 1, 1, 1): 0 drops that of an image."""
+        if not self.training or self.drop_path == 0:
+            return None, None
+        keep = 1 - self.drop_path
+        shape = len(x), 1, 1, 1
+        return tuple(
+            x.new_empty(shape).bernoulli_(keep) / keep for _ in range(2)
+        )
 
-    @staticmethod
-    def _join(x: Tensor, tiles: list[list[Windows]]) -> Tensor:
-        """Tokens (N, H * W, C) to a map (N, H, W, C)."""
-        counts = [w.rows * w.columns * w.num_tokens for r in tiles for w in r]
-        parts = iter(x.split(counts, 1))
-        rows = []
-        for row in tiles:
-            joined = [
-                w.join(next(parts).unflatten(1, (-1, w.num_tokens)))
-                for w in row
-            ]
-            rows.append(joined[0] if len(row) == 1 else torch.cat(joined, 2))
-        return rows[0] if len(rows) == 1 else torch.cat(rows, 1)
+    def _encode_windows(
+        self,
+        x: Tensor,
+        windows: Windows,
+        bias: Optional[Tensor],
+        keep: tuple[Optional[Tensor], ...],
+    ) -> Tensor:
+        """The rectangle of some windows, encoded: (N, H', W', C)."""
+        tokens = windows.cut(x)
+        height, width = windows.height, windows.width
+        if self.position is not None and not self.codes_whole_map:
+            tokens += self.position(height, width).flatten(0, 1)
+        if bias is not None:
+            bias = bias[:, :height, :width, :height, :width]
+            bias = bias.flatten(3).flatten(1, 2).contiguous()
+        if runs_in_slices(self, x):
+            length = tokens.shape[1]
+            size = max(SLICE * torch.get_num_threads() // length, 1)
+            for part in tokens.split(size):
+                part.copy_(self._encode(part, bias, keep))
+        else:
+            tokens = self._encode(tokens, bias, keep)
+        return windows.join(tokens)
 
-    def _encode(self, x: Tensor, windows: list[Windows]) -> Tensor:
-        """Tokens (N, L, C) to the same."""
+    def _encode(
+        self,
+        x: Tensor,
+        bias: Optional[Tensor],
+        keep: tuple[Optional[Tensor], ...],
+    ) -> Tensor:
+        """Windows (B, L, C), image by image, to the same (Eq. 4 to 8)."""
         if self.pre_norm:
-            branch = self.attention(self.norm1(x), windows)
-            x = residual(x, self.drop_path(branch))
-            return residual(x, self.drop_path(self.mlp(self.norm2(x))))
-        branch = self.attention(x, windows)
-        x = self.norm1(residual(x, self.drop_path(branch)))
-        return self.norm2(residual(x, self.drop_path(self.mlp(x))))
+            x = _add(x, self.attention(self.norm1(x), bias), keep[0])
+            return _add(x, self.mlp(self.norm2(x)), keep[1])
+        x = self.norm1(_add(x, self.attention(x, bias), keep[0]))
+        return self.norm2(_add(x, self.mlp(x), keep[1]))
+
+
+def _add(x: Tensor, branch: Tensor, keep: Optional[Tensor]) -> Tensor:
+    """``x`` plus the branch, times a factor (N, 1, 1, 1) for each image."""
+    if keep is not None:
+        images = branch.unflatten(0, (len(keep), -1))
+        branch = (images * keep).flatten(0, 1)
+    return residual(x, branch)
+
+
+def _concatenated(parts: list[Tensor], dim: int) -> Tensor:
+    return parts[0] if len(parts) == 1 else torch.cat(parts, dim)
 
 
 def _check_arguments(
