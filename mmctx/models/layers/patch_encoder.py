@@ -11,10 +11,7 @@ import torch.nn as nn
 import torch.nn.functional as F
 from torch import Tensor
 
-from .tokens import TokenMLP, residual, runs_in_slices
-
-#: Tokens per thread that an encoder takes at a time in evaluation on a CPU.
-SLICE = 4096
+from .tokens import SLICE, TokenMLP, residual, runs_in_slices
 
 POSITIONS = ('none', '1d', '2d', '2d_image', 'relative')
 
