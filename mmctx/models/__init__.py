@@ -1,13 +1,14 @@
 """Networks and their layers; importing registers them."""
 
 from . import heads  # noqa: F401
-from .backbones import CoaT, CoTNet, CoTNeXt, SECoTNetD
+from .backbones import CoaT, ConTNet, CoTNet, CoTNeXt, SECoTNetD
 from .layers import (
     ConvAttention,
     ConvPositionEncoding,
     ConvRelativePositionEncoding,
     CoTLayer,
     CoXtLayer,
+    PatchwiseTransformerEncoder,
 )
 from .necks import PooledDropout
 
@@ -17,9 +18,11 @@ __all__ = [
     'CoTNet',
     'CoXtLayer',
     'CoaT',
+    'ConTNet',
     'ConvAttention',
     'ConvPositionEncoding',
     'ConvRelativePositionEncoding',
+    'PatchwiseTransformerEncoder',
     'PooledDropout',
     'SECoTNetD',
 ]

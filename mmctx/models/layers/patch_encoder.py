@@ -4,6 +4,7 @@ One copy cuts a map into windows of tokens (B, L, C), one puts the map
 together again, and everything between needs no other layout.
 """
 
+from collections.abc import Iterator
 from typing import NamedTuple, Optional
 
 import torch
@@ -32,21 +33,42 @@ class Windows(NamedTuple):
     height: int
     width: int
 
-    def cut(self, x: Tensor) -> Tensor:
-        """Map (N, H, W, C) to a copy of the windows, (N * number, L, C)."""
+    def view(self, x: Tensor) -> Tensor:
+        """The windows in a map: (N, H, W, C) to (N, rows, columns, h, w, C).
+
+        Values that are written there are written into the map.
+        """
         bottom = self.top + self.rows * self.height
         right = self.left + self.columns * self.width
         x = x[:, self.top : bottom, self.left : right]
         x = x.unflatten(1, (self.rows, self.height))
-        x = x.unflatten(3, (self.columns, self.width)).transpose(2, 3)
-        x = x.clone(memory_format=torch.contiguous_format)
+        return x.unflatten(3, (self.columns, self.width)).transpose(2, 3)
+
+    def cut(self, x: Tensor) -> Tensor:
+        """Map (N, H, W, C) to a copy of the windows, (N * number, L, C)."""
+        x = self.view(x).clone(memory_format=torch.contiguous_format)
         return x.flatten(3, 4).flatten(0, 2)
 
     def join(self, x: Tensor) -> Tensor:
         """Windows (N * number, L, C) to the rectangle (N, H', W', C)."""
-        x = x.unflatten(1, (self.height, self.width))
-        x = x.unflatten(0, (-1, self.rows, self.columns)).transpose(2, 3)
+        x = self._apart(x).transpose(2, 3)
         return x.flatten(3, 4).flatten(1, 2)
+
+    def write(self, x: Tensor, target: Tensor) -> None:
+        """Windows (N * number, L, C) into a map (N, H, W, C)."""
+        self.view(target).copy_(self._apart(x))
+
+    def _apart(self, x: Tensor) -> Tensor:
+        x = x.unflatten(1, (self.height, self.width))
+        return x.unflatten(0, (-1, self.rows, self.columns))
+
+    def bands(self, rows: int) -> Iterator['Windows']:
+        """The same windows, up to so many rows of them at a time."""
+        for first in range(0, self.rows, rows):
+            yield self._replace(
+                top=self.top + first * self.height,
+                rows=min(rows, self.rows - first),
+            )
 
 
 def _divide(length: int, size: int) -> list[tuple[int, int, int]]:
@@ -319,15 +341,33 @@ class PatchwiseTransformerEncoder(nn.Module):
         x = x.permute(0, 2, 3, 1)
         if self.codes_whole_map:
             x = x + self.position(*x.shape[1:3])
-        shared = self.attention.relative_bias(), self._draw_kept_branches(x)
-        rows = [
-            _concatenated(
-                [self._encode_windows(x, w, *shared) for w in row], 2
-            )
-            for row in tile(*x.shape[1:3], self.patch_size)
-        ]
-        x = _concatenated(rows, 1)[:, :height, :width]
-        return x.permute(0, 3, 1, 2)
+        bias = self.attention.relative_bias()
+        tiles = tile(*x.shape[1:3], self.patch_size)
+        if runs_in_slices(self, x):
+            x = self._evaluate(x, tiles, bias)
+        else:
+            keep = self._draw_kept_branches(x)
+            rows = [
+                [w.join(self._encode(x, w, bias, *keep)) for w in row]
+                for row in tiles
+            ]
+            x = _concatenated([_concatenated(row, 2) for row in rows], 1)
+        return x[:, :height, :width].permute(0, 3, 1, 2)
+
+    def _evaluate(
+        self, x: Tensor, tiles: list[list[Windows]], bias: Optional[Tensor]
+    ) -> Tensor:
+        """Map (N, H, W, C) to the same, some windows at a time."""
+        out = torch.empty_like(x, memory_format=torch.contiguous_format)
+        size = SLICE * torch.get_num_threads()
+        for windows in (w for row in tiles for w in row):
+            band = windows.height * windows.columns * windows.width
+            images = min(max(size // band, 1), len(x))
+            rows = max(size // (images * band), 1)
+            for source, target in zip(x.split(images), out.split(images)):
+                for w in windows.bands(rows):
+                    w.write(self._encode(source, w, bias), target)
+        return out
 
     def _draw_kept_branches(self, x: Tensor) -> tuple[Optional[Tensor], ...]:
         """For each branch, a factor (N, 1, 1, 1): 0 drops that of an image."""
@@ -339,42 +379,28 @@ class PatchwiseTransformerEncoder(nn.Module):
             x.new_empty(shape).bernoulli_(keep) / keep for _ in range(2)
         )
 
-    def _encode_windows(
+    def _encode(
         self,
         x: Tensor,
         windows: Windows,
         bias: Optional[Tensor],
-        keep: tuple[Optional[Tensor], ...],
+        keep_attention: Optional[Tensor] = None,
+        keep_mlp: Optional[Tensor] = None,
     ) -> Tensor:
-        """The rectangle of some windows, encoded: (N, H', W', C)."""
-        tokens = windows.cut(x)
+        """Some windows of a map (N, H, W, C): (N * number, L, C)."""
         height, width = windows.height, windows.width
+        x = windows.cut(x)
         if self.position is not None and not self.codes_whole_map:
-            tokens += self.position(height, width).flatten(0, 1)
+            x += self.position(height, width).flatten(0, 1)
         if bias is not None:
             bias = bias[:, :height, :width, :height, :width]
             bias = bias.flatten(3).flatten(1, 2).contiguous()
-        if runs_in_slices(self, x):
-            length = tokens.shape[1]
-            size = max(SLICE * torch.get_num_threads() // length, 1)
-            for part in tokens.split(size):
-                part.copy_(self._encode(part, bias, keep))
-        else:
-            tokens = self._encode(tokens, bias, keep)
-        return windows.join(tokens)
-
-    def _encode(
-        self,
-        x: Tensor,
-        bias: Optional[Tensor],
-        keep: tuple[Optional[Tensor], ...],
-    ) -> Tensor:
-        """Windows (B, L, C), image by image, to the same (Eq. 4 to 8)."""
         if self.pre_norm:
-            x = _add(x, self.attention(self.norm1(x), bias), keep[0])
-            return _add(x, self.mlp(self.norm2(x)), keep[1])
-        x = self.norm1(_add(x, self.attention(x, bias), keep[0]))
-        return self.norm2(_add(x, self.mlp(x), keep[1]))
+            branch = self.attention(self.norm1(x), bias)
+            x = _add(x, branch, keep_attention)
+            return _add(x, self.mlp(self.norm2(x)), keep_mlp)
+        x = self.norm1(_add(x, self.attention(x, bias), keep_attention))
+        return self.norm2(_add(x, self.mlp(x), keep_mlp))
 
 
 def _add(x: Tensor, branch: Tensor, keep: Optional[Tensor]) -> Tensor:
