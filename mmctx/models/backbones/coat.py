@@ -86,7 +86,7 @@ class TokenDropPath(nn.Module):
         if not self.training or self.rate == 0:
             return x, token
         keep = 1 - self.rate
-        mask = x.new_empty(len(x), 1, 1, 1).bernoulli_(keep) / keep
+        mask = x.new_empty(x.shape[0], 1, 1, 1).bernoulli_(keep) / keep
         return x * mask, token * mask.squeeze(3)
 
 
@@ -637,7 +637,7 @@ class CoaT(ContextBackbone):
         found = {}
         for i, stage in enumerate(self.stages):
             x = stage.embedding(x)
-            token = stage.cls_token.repeat(len(x), 1, 1)
+            token = stage.cls_token.repeat(x.shape[0], 1, 1)
             for block in stage.blocks:
                 x, token = self._run(
                     block,

@@ -223,7 +223,7 @@ class ConvAttention(nn.Module):
     ) -> list[Projected]:
         """Queries, keys and values of a map and a class token."""
         weight, bias = self.qkv.weight, self.qkv.bias.unsqueeze(1)
-        maps = torch.bmm(weight.expand(len(x), -1, -1), x.flatten(2))
+        maps = torch.bmm(weight.expand(x.shape[0], -1, -1), x.flatten(2))
         maps = _add_biases(maps, bias)
         tokens = [None] * 3
         if token is not None:
