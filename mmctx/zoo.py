@@ -7,6 +7,7 @@ from typing import Optional
 
 import torch.nn as nn
 from mmengine.model import initialize
+from mmengine.registry import DefaultScope
 
 from mmctx.checkpoints import RELEASED, CheckpointError, load_checkpoint
 from mmctx.models import backbones
@@ -67,6 +68,15 @@ def _container(arch: str, *tasks: str) -> ModelSpec:
     )
 
 
+def _contnet(arch: str, *tasks: str, **options) -> ModelSpec:
+    return ModelSpec(
+        'contnet',
+        dict(type='ConTNet', arch=arch, **options),
+        (CLASSIFICATION, *tasks),
+        classifier=dict(dense=False),
+    )
+
+
 _COCO = (CLASSIFICATION, DETECTION, INSTANCE)
 
 _SPECS: dict[str, ModelSpec] = {
@@ -84,6 +94,11 @@ _SPECS: dict[str, ModelSpec] = {
     'se_cotnetd_152_320': ModelSpec(
         'cotnet', dict(type='SECoTNetD', depth=152)
     ),
+    'contnet_ti': _contnet('ti'),
+    'contnet_s': _contnet('s'),
+    'contnet_m': _contnet('m', DETECTION, INSTANCE, SEMANTIC),
+    'contnet_m_relative': _contnet('m', position='relative'),
+    'contnet_b': _contnet('b'),
     'coat_lite_tiny': _coat('lite_tiny'),
     'coat_lite_mini': _coat('lite_mini', DETECTION, INSTANCE),
     'coat_lite_small': _coat('lite_small', DETECTION, INSTANCE),
@@ -199,15 +214,13 @@ def get_model(
     spec = get_spec(name)
     backbone = get_backbone(name, **{**spec.classifier, **overrides})
     channels = dict(in_channels=backbone.out_channels[-1])
-    neck = spec.neck and {
-        **spec.neck,
-        **(channels if 'in_channels' in spec.neck else {}),
-    }
-    model = ImageClassifier(
-        backbone=backbone,
-        neck=neck,
-        head={**spec.head, **channels, 'num_classes': num_classes},
-    )
+    neck = dict(spec.neck) if spec.neck else None
+    if neck and 'in_channels' in neck:
+        neck.update(channels)
+    head = dict(spec.head, num_classes=num_classes, **channels)
+    # Whatever scope a config of another package has made the default.
+    with DefaultScope.overwrite_default_scope('mmpretrain'):
+        model = ImageClassifier(backbone=backbone, neck=neck, head=head)
     if not pretrained:
         initialize(model.head, model.head.init_cfg)
         return model

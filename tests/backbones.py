@@ -49,6 +49,26 @@ TINY = {
             aggregation=dict(num_heads=(1, 2, 3, 4), mixing='scalars'),
         )
     ),
+    'ConTNet': dict(
+        arch=dict(
+            stem_channels=8,
+            depths=(1, 1, 1, 1),
+            feedforward_channels=(16, 16, 24, 24),
+        )
+    ),
+    'ConTNet relative': dict(
+        arch=dict(
+            stem_channels=8,
+            depths=(2, 1, 1, 1),
+            feedforward_channels=(16, 16, 24, 24),
+            num_heads=(2, 2, 4, 4),
+        ),
+        position='relative',
+        patch_sizes=((5,), (4,)),
+        pre_norm=True,
+        qkv_bias=False,
+        separable=True,
+    ),
 }
 
 #: Classes that hold no batch norm.

@@ -58,3 +58,23 @@ def make_coco(root):
         )
         path = root / 'annotations' / f'instances_{split}.json'
         path.write_text(json.dumps(content))
+
+
+def make_cityscapes(root):
+    """Two images per split with three classes and some ignored pixels."""
+    for split in ('train', 'val'):
+        for i in range(2):
+            name = f'town_00000{i}_000019'
+            _write_image(
+                root / f'leftImg8bit/{split}/town/{name}_leftImg8bit.png',
+                64,
+                128,
+                i,
+            )
+            classes = np.array([[0, 8, 13, 255]], np.uint8).repeat(16, 0)
+            folder = root / f'gtFine/{split}/town'
+            folder.mkdir(parents=True, exist_ok=True)
+            cv2.imwrite(
+                str(folder / f'{name}_gtFine_labelTrainIds.png'),
+                classes.repeat(4, 0).repeat(32, 1),
+            )

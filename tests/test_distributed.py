@@ -10,8 +10,14 @@ from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.parallel import DistributedDataParallel
 
-from tests.backbones import TINY, build_tiny
+from tests.backbones import (
+    TINY,
+    WITHOUT_BATCH_NORM,
+    build_tiny,
+    class_of,
+)
 
+BATCH_NORMED = [n for n in TINY if class_of(n) not in WITHOUT_BATCH_NORM]
 OUT_INDICES = ((0, 1, 2, 3), (1, 2), (3,))
 
 
@@ -51,7 +57,7 @@ def test_ddp_without_find_unused_parameters(tmp_path):
             assert torch.equal(a, b), 'gradients are averaged over processes'
 
 
-@pytest.mark.parametrize('name', sorted(TINY))
+@pytest.mark.parametrize('name', sorted(BATCH_NORMED))
 def test_sync_bn(name):
     """All norms follow norm_cfg but the group norms of the operators."""
     model = build_tiny(name, norm_cfg=dict(type='SyncBN'))

@@ -1,5 +1,6 @@
 import pytest
 import torch
+from mmengine.registry import DefaultScope
 
 import mmctx
 from mmctx.zoo import TASKS
@@ -27,6 +28,8 @@ PAPER = {
     # Container: Table 1; the released network as in its own listing.
     'container_light': 20.634,
     'container_light_paper': 20.0,
+    # ConTNet: Table 2. What the others count, test_contnet.py says.
+    'contnet_s': 10.1,
 }
 
 
@@ -86,3 +89,11 @@ def test_unknown_names():
         mmctx.get_backbone('cotnet-50')
     with pytest.raises(ValueError, match='depth must be one of'):
         mmctx.get_backbone('cotnet50', depth=51)
+
+
+@pytest.mark.parametrize('scope', ['mmengine', 'mmdet', 'mmseg'])
+def test_get_model_in_any_default_scope(scope):
+    pytest.importorskip(scope)
+    with DefaultScope.overwrite_default_scope(scope), torch.device('meta'):
+        model = mmctx.get_model('cotnet50', num_classes=3)
+    assert model.head.fc.out_features == 3

@@ -8,7 +8,7 @@ from typing import Optional
 import torch
 from torch import Tensor
 
-from . import coat, container, cotnet
+from . import coat, container, contnet, cotnet
 from .loading import CheckpointError, unwrap
 
 #: For each family, a function of all keys of a released file that gives the
@@ -17,6 +17,7 @@ RENAMERS: dict[str, Callable[[Collection[str]], Callable[[str], str]]] = {
     'cotnet': cotnet.rename,
     'coat': coat.rename,
     'container': container.rename,
+    'contnet': contnet.rename,
 }
 
 

@@ -197,8 +197,9 @@ def fetch(name: str, sha256: Optional[str] = None) -> Path:
             given here.
 
     Raises:
-        CheckpointError: Unknown name, no digest to check with, wrong digest,
-            failed download, or a cache that cannot be written.
+        CheckpointError: Unknown name, no address or no digest to check
+            with, wrong digest, failed download, or a cache that cannot be
+            written.
     """
     if name not in RELEASED:
         raise CheckpointError(
@@ -213,6 +214,12 @@ def fetch(name: str, sha256: Optional[str] = None) -> Path:
         )
     path = cache_dir() / f'{name}.pth'
     if not path.exists():
+        if release.url is None:
+            raise CheckpointError(
+                f'The authors published a folder, {release.page}, and no '
+                f'address of the file of {name!r} in it. Download it there '
+                f'and put it at {path}.'
+            )
         if expected is None:
             raise CheckpointError(
                 f'The authors published no SHA-256 of {name!r}, so that it '

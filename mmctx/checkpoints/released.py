@@ -9,13 +9,14 @@ class Released:
     """One released file.
 
     Attributes:
-        url (str): Direct address of the file.
+        url (str, optional): Direct address of the file, None where only the
+            folder that holds it is known.
         page (str): Address for a person with a browser.
         sha256 (str, optional): Leading digits of its SHA-256, None where the
             authors published none.
     """
 
-    url: str
+    url: Optional[str]
     page: str
     sha256: Optional[str] = None
 
@@ -26,6 +27,14 @@ def _drive(file_id: str) -> Released:
         f'?id={file_id}&export=download&confirm=t',
         page=f'https://drive.google.com/file/d/{file_id}/view',
     )
+
+
+#: The authors name neither the files in it nor their digests.
+_CONTNET = Released(
+    url=None,
+    page='https://drive.google.com/drive/folders/'
+    '1ZXu--Bis3LTYLjf2pkmDtZH0TjuWWamO',
+)
 
 
 def _coat(name: str, sha256: str) -> Released:
@@ -42,6 +51,10 @@ RELEASED: dict[str, Released] = {
     'se_cotnetd_101': _drive('1PWIltQYpYZiDrpfZORRQzGzQeXVd2b2f'),
     'se_cotnetd_152': _drive('1MkMx0a8an3ikt6LZwClIOyabBnMfR91v'),
     'se_cotnetd_152_320': _drive('1E43T2jS37gR07p_FVWnjJNkMWeYMXgX9'),
+    'contnet_ti': _CONTNET,
+    'contnet_s': _CONTNET,
+    'contnet_m': _CONTNET,
+    'contnet_b': _CONTNET,
     'coat_lite_tiny': _coat('coat_lite_tiny', 'e88e96b0'),
     'coat_lite_mini': _coat('coat_lite_mini', '6b4a8ae5'),
     'coat_lite_small': _coat('coat_lite_small', '8d362f48'),

@@ -1,7 +1,14 @@
 """Networks and their layers; importing registers them."""
 
 from . import heads  # noqa: F401
-from .backbones import CoaT, Container, CoTNet, CoTNeXt, SECoTNetD
+from .backbones import (
+    CoaT,
+    Container,
+    ConTNet,
+    CoTNet,
+    CoTNeXt,
+    SECoTNetD,
+)
 from .layers import (
     ContextAggregation,
     ConvAttention,
@@ -9,6 +16,7 @@ from .layers import (
     ConvRelativePositionEncoding,
     CoTLayer,
     CoXtLayer,
+    PatchwiseTransformerEncoder,
 )
 from .necks import NormedPooling, PooledDropout
 
@@ -18,12 +26,14 @@ __all__ = [
     'CoTNet',
     'CoXtLayer',
     'CoaT',
+    'ConTNet',
     'Container',
     'ContextAggregation',
     'ConvAttention',
     'ConvPositionEncoding',
     'ConvRelativePositionEncoding',
     'NormedPooling',
+    'PatchwiseTransformerEncoder',
     'PooledDropout',
     'SECoTNetD',
 ]

@@ -48,6 +48,7 @@ def detectron2_names(state):
     [
         'cotnet50', 'cotnext50', 'se_cotnetd_50', 'coat_lite_tiny',
         'coat_lite_small', 'coat_tiny', 'coat_mini', 'container_light',
+        'contnet_ti', 'contnet_m', 'contnet_m_relative',
     ],
 )  # fmt: skip
 def test_strict_load_and_recognition(name):
@@ -219,3 +220,23 @@ def test_coat_of_a_detector(coat):
         {k[len('backbone.') :]: v for k, v in conversion.state_dict.items()},
         strict=True,
     )
+
+
+def test_contnet_as_the_release_saves_it():
+    """With average pooling in the shortcuts, and the index of the biases."""
+    released = Fixture('contnet_m_relative').released
+    expected = convert_state_dict(released, 'contnet_m_relative')
+    state = {}
+    for key, value in released.items():
+        if key.startswith('layer4'):
+            state[key] = value
+        else:
+            state[key.replace('downsample.', 'downsample.conv.')] = value
+    for block in ('layer1.ConTBlock0.ste1', 'layer4.ConTBlock1.ste2'):
+        key = f'{block}.attn.relative_position_index'
+        state[key] = torch.zeros(49, 49, dtype=torch.long)
+    wrapped = {f'module.{k}': v for k, v in state.items()}
+    file = {'model': wrapped, 'epoch': 199, 'best_acc1': 80.4}
+    found = convert_state_dict(file, 'contnet_m_relative')
+    assert found.keys() == expected.keys()
+    assert all(torch.equal(found[k], v) for k, v in expected.items())

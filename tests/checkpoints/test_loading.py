@@ -226,6 +226,15 @@ def test_no_download_without_a_digest(server, cache, monkeypatch):
         load_backbone(backbone, 'mmctx://cotnet50#md5=1')
 
 
+def test_no_address_of_the_file(cache):
+    for digest in (None, 'a' * 64):
+        with pytest.raises(
+            CheckpointError, match=r"folder, https://.*'contnet_m'.*put it at"
+        ):
+            fetch('contnet_m', sha256=digest)
+    assert not cache.exists()
+
+
 def test_file_put_into_the_cache_by_hand(released_file, cache):
     cache.mkdir(parents=True)
     (cache / 'cotnet50.pth').write_bytes(released_file.read_bytes())

@@ -1,8 +1,12 @@
 """Networks with converted weights compute what the releases compute."""
 
+from contextlib import contextmanager
+
 import pytest
 import torch
 
+from mmctx import get_backbone
+from mmctx.zoo import get_spec
 from tests.parity import (
     FLOAT32_TOLERANCE,
     FOLDER,
@@ -25,51 +29,85 @@ def model(fixture):
     return fixture.model()
 
 
-#: Outputs inside a network, and our modules that return them.
-INSIDE = {
-    'container_light': {
-        'patch_embed1': 'backbone.stem',
-        'blocks1.0': 'backbone.stages.0.0',
-        'blocks4.0': 'backbone.stages.3.0',
-        'norm': 'neck.norm',
-    }
-}
+def _named(maps):
+    return {f'stage{i + 1}': m for i, m in enumerate(maps)}
 
 
-def _outputs(model, x, inside=()):
-    outputs = {}
-
-    def keep(key):
-        # Cloned: without gradients a network works in place.
-        return lambda module, args, out: outputs.update({key: out.clone()})
-
-    hooks = [
-        model.get_submodule(path).register_forward_hook(keep(key))
-        for key, path in dict(inside).items()
-    ]
+def _outputs(model, x):
     maps = model.backbone(x)
-    outputs.update({f'stage{i + 1}': m for i, m in enumerate(maps)})
+    outputs = _named(maps)
     outputs['logits'] = model.head(model.neck(maps) if model.neck else maps)
-    for hook in hooks:
-        hook.remove()
     return outputs
+
+
+def _inner_modules(fixture, model):
+    """Modules whose input (0) or output (1) a fixture lists beside maps."""
+    backbone, family = model.backbone, get_spec(fixture.name).family
+    if family == 'container':
+        return {
+            'patch_embed1': (backbone.stem, 1),
+            'blocks1.0': (backbone.stages[0][0], 1),
+            'blocks4.0': (backbone.stages[3][0], 1),
+            'norm': (model.neck.norm, 1),
+        }
+    if family != 'contnet':
+        return {}
+    first = backbone.stages[0][0].ste
+    inner = {
+        'stem': (backbone.stem, 1),
+        'layer1.block0.ste1': (first[0], 1),
+        'layer1.block0.ste2': (first[1], 1),
+    }
+    for i, stage in enumerate(backbone.stages):
+        inner[f'stage{i + 1}_pre_down'] = stage[-1], 0
+    return inner
+
+
+@contextmanager
+def _tapped(modules):
+    """Inputs or outputs of modules, by the same names, once they ran."""
+    found, handles = {}, []
+    for name, (module, side) in modules.items():
+        handles.append(
+            module.register_forward_hook(
+                lambda _, x, y, name=name, side=side: found.update(
+                    {name: (x[0], y)[side].clone()}
+                )
+            )
+        )
+    yield found
+    for handle in handles:
+        handle.remove()
+
+
+def _check_outputs(outputs, case):
+    for key, expected in case['outputs'].items():
+        tolerance = max(FLOAT32_TOLERANCE, 5 * case['fp32_vs_fp64'][key])
+        check_output(outputs[key], expected, tolerance)
 
 
 def test_evaluation(fixture, model):
     fixture.fill(model)
     model.float().eval()
+    inner = _inner_modules(fixture, model)
     for case in fixture.cases_of('eval'):
+        with torch.no_grad(), _tapped(inner) as found:
+            outputs = _outputs(model, make_input(case['input_shape']))
+        _check_outputs({**found, **outputs}, case)
+
+
+def test_dense_evaluation(fixture, model):
+    """The backbone as a detector builds it, with the classifier's weights."""
+    cases = fixture.cases_of('eval_dense')
+    if not cases:
+        pytest.skip('the fixture has no such case')
+    backbone = get_backbone(fixture.name).eval()
+    fixture.fill(model)
+    backbone.load_state_dict(model.backbone.state_dict(), strict=True)
+    for case in cases:
         with torch.no_grad():
-            outputs = _outputs(
-                model,
-                make_input(case['input_shape']),
-                INSIDE.get(fixture.name, {}),
-            )
-        for key, expected in case['outputs'].items():
-            floor = case['fp32_vs_fp64'][key]
-            check_output(
-                outputs[key], expected, max(FLOAT32_TOLERANCE, 5 * floor)
-            )
+            maps = backbone(make_input(case['input_shape']))
+        _check_outputs(_named(maps), case)
 
 
 @pytest.mark.parametrize(

@@ -6,10 +6,11 @@ import gc
 import mmdet.apis  # noqa: F401  (imported before gc.freeze)
 import mmengine
 import mmpretrain.apis  # noqa: F401
+import mmseg.apis  # noqa: F401
 import pytest
 
 from mmctx.datasets import make_digit_scenes
-from tests.small_data import make_coco, make_imagenet
+from tests.small_data import make_cityscapes, make_coco, make_imagenet
 
 
 @pytest.fixture(scope='session')
@@ -18,11 +19,13 @@ def data_roots(tmp_path_factory):
     folder = tmp_path_factory.mktemp('data')
     make_imagenet(folder / 'imagenet')
     make_coco(folder / 'coco')
+    make_cityscapes(folder / 'cityscapes')
     make_digit_scenes(folder / 'digits', 'scenes', train=2, val=2)
     make_digit_scenes(folder / 'digits', 'classification', train=10, val=10)
     return {
         'data/imagenet': f'{folder}/imagenet',
         'data/coco/': f'{folder}/coco/',
+        'data/cityscapes/': f'{folder}/cityscapes/',
         'data/digit_scenes/scenes/': f'{folder}/digits/scenes/',
         'data/digit_scenes/classification/': f'{folder}/digits/'
         'classification/',

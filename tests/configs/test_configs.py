@@ -5,7 +5,7 @@ import torch
 from mmengine.config import Config
 from mmengine.runner import Runner
 
-from mmctx.models.backbones import CoaT
+from mmctx.models.backbones import CoaT, ConTNet
 from tests.scripts import ROOT
 
 CONFIGS = sorted(
@@ -34,6 +34,9 @@ for name, arch in CoaT.arch_settings.items():
             parallel_depth=min(arch.get('parallel_depth', 0), 1),
         )
     )
+for name, arch in ConTNet.arch_settings.items():
+    small = dict(depths=(1, 1, 2, 1), feedforward_channels=(32, 32, 32, 32))
+    KEPT['ConTNet', name] = dict(arch={**arch, **small})
 SIZES = ('scale', 'scales', 'crop_size')
 # The most that a detector's head keeps of regions and of channels.
 LIMITS = dict(
@@ -67,8 +70,23 @@ def shrink_model(model):
         backbone.update(KEPT.get((backbone.type, variant), {}))
     backbone.update(SHALLOW.get(backbone.type, {}))
     backbone.pop('init_cfg', None)
-
+    shrink_crops(model)
     return replace(model, lambda k, v: min(v, LIMITS[k]) if k in LIMITS else v)
+
+
+def shrink_crops(model):
+    """Crops and windows of a segmentor, as small as those of its data."""
+    for part, keys in (
+        (model.get('data_preprocessor'), ['size']),
+        (model.get('test_cfg'), ['crop_size', 'stride']),
+    ):
+        for key in keys:
+            if part and key in part:
+                part[key] = shrink_size(part[key])
+
+
+def shrink_size(size):
+    return tuple(max(side // 10, 64) for side in size)
 
 
 def shrink_loader(loader, data_roots):
@@ -76,9 +94,9 @@ def shrink_loader(loader, data_roots):
         if isinstance(value, str):
             return data_roots.get(value, value)
         if key in SIZES and isinstance(value, list):
-            return [tuple(max(s // 10, 64) for s in pair) for pair in value]
+            return [shrink_size(pair) for pair in value]
         if key in SIZES and isinstance(value, tuple):
-            return tuple(max(side // 10, 64) for side in value)
+            return shrink_size(value)
         if key in SIZES:
             return max(value // 3, 64)
         return value

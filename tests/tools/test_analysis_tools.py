@@ -2,6 +2,7 @@
 
 import torch
 import torch.nn.functional as F
+from mmengine.config import Config
 
 from mmctx.engine import cli
 from mmctx.ops import local_aggregation
@@ -28,9 +29,16 @@ def test_local_aggregation_is_counted():
 def test_attention_is_counted():
     q, k, v = torch.rand(3, 2, 4, 10, 8)
     counts = get_flops.count_multiply_adds(
-        lambda: F.scaled_dot_product_attention(q, k, v)
+        lambda: F.scaled_dot_product_attention(q, k, v) @ torch.rand(8, 3)
     )
-    assert counts['Global'] == 2 * (2 * 4 * 10 * 10 * 8)
+    attention = 2 * (2 * 4 * 10 * 10 * 8)
+    assert counts[get_flops.ATTENTION] == attention
+    assert counts['Global'] == attention + 2 * 4 * 10 * 8 * 3
+
+
+def test_segmentors_are_counted_on_their_window():
+    (path,) = (ROOT / 'configs/contnet').glob('pspnet*.py')
+    assert get_flops.default_size(Config.fromfile(path)) == [672, 672]
 
 
 def rows(out):

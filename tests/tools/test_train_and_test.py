@@ -13,7 +13,7 @@ from mmengine.fileio import load
 
 from mmctx.engine import cli
 from tests.scripts import ROOT, load_script
-from tests.small_data import make_imagenet
+from tests.small_data import make_cityscapes, make_imagenet
 
 CONFIG = str(ROOT / 'configs/cotnet/cotnet50_8xb64-100e_in1k.py')
 train = load_script('tools/train.py')
@@ -108,6 +108,36 @@ def test_test_with_augmentation_writes_metrics(work_dir, shrink, tmp_path):
         'accuracy/top1',
         'accuracy/top5',
     }
+
+
+def test_segmentor_slides_over_images_and_their_mirror_images(tmp_path):
+    make_cityscapes(tmp_path / 'data')
+    (config,) = (ROOT / 'configs/contnet').glob('pspnet*.py')
+    options = {
+        'model.data_preprocessor.size': '"(64,64)"',
+        'model.backbone.arch': 's',
+        'model.backbone.init_cfg': None,
+        'model.test_cfg.crop_size': '"(64,64)"',
+        'model.test_cfg.stride': '"(48,48)"',
+        'train_cfg.max_iters': 1,
+        'train_cfg.val_interval': 1,
+        'train_dataloader.dataset.pipeline.6.crop_size': '"(64,64)"',
+        'tta_pipeline.1.transforms.0.0.scale': '"(128,64)"',
+    }
+    for loader in ('train', 'val', 'test'):
+        step = 2 if loader == 'train' else 1
+        options[f'{loader}_dataloader.num_workers'] = 0
+        options[f'{loader}_dataloader.dataset.data_root'] = tmp_path / 'data'
+        options[f'{loader}_dataloader.dataset.pipeline.{step}.scale'] = (
+            '"(128,64)"'
+        )
+    flags = ['--cfg-options', *(f'{k}={v}' for k, v in options.items())]
+    flags += ['--work-dir', str(tmp_path)]
+    assert cli.run(train.main, [str(config), *flags]) == 0
+    flags += ['--tta', '--out', f'{tmp_path}/m']
+    argv = [str(config), str(tmp_path / 'iter_1.pth'), *flags]
+    assert cli.run(test.main, argv) == 0
+    assert len(list((tmp_path / 'm').iterdir())) == 2
 
 
 def test_dist_train_on_two_processes(shrink, tmp_path):

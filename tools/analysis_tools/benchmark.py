@@ -15,6 +15,7 @@ import re
 import statistics
 import sys
 import time
+from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
@@ -125,31 +126,36 @@ def _resident(field):
     return int(re.search(rf'{field}:\s+(\d+)', status)[1]) / 1024
 
 
-def _measure_memory(queue, name, mode, shape, channels_last, threads):
+def _measure_memory(name, mode, shape, channels_last, threads):
     torch.set_num_threads(threads)
+    # Libraries load and start their threads with the first operators.
+    small = torch.nn.Sequential(
+        torch.nn.Conv2d(3, 8, 3),
+        torch.nn.AdaptiveAvgPool2d(1),
+        torch.nn.Flatten(),
+        torch.nn.Linear(8, CLASSES),
+    )
+    step(small, mode, make_input((2, 3, 32, 32), channels_last))
     model = build(name, channels_last).train(mode == 'train')
     x = make_input(shape, channels_last)
-    # Libraries load and start their threads with the first operators.
-    step(model, mode, make_input((2, 3, 32, 32), channels_last))
     before = _resident('VmRSS')
     Path('/proc/self/clear_refs').write_text('5')  # reset the peak
     step(model, mode, x)
-    queue.put(_resident('VmHWM') - before)
+    return _resident('VmHWM') - before
 
 
 def peak_memory(name, mode, shape, channels_last):
     """MiB that one step adds to the resident set of a fresh process."""
     context = multiprocessing.get_context('spawn')
-    queue = context.Queue()
-    process = context.Process(
-        target=_measure_memory,
-        args=(queue, name, mode, shape, channels_last,
-              torch.get_num_threads()),
-    )  # fmt: skip
-    process.start()
-    peak = queue.get()
-    process.join()
-    return peak
+    with ProcessPoolExecutor(1, mp_context=context) as pool:
+        return pool.submit(
+            _measure_memory,
+            name,
+            mode,
+            shape,
+            channels_last,
+            torch.get_num_threads(),
+        ).result()
 
 
 def run_case(names, text, args):

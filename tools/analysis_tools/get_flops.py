@@ -32,6 +32,8 @@ def attention_flop(query, key, value, *_, **__):
     return sdpa_flop_count(query, key, value)
 
 
+#: Some papers leave these out of their counts.
+ATTENTION = 'attention products'
 #: Operators that PyTorch's counter does not know.
 FORMULAS = {
     torch.ops.mmctx.local_aggregation: local_aggregation_flop,
@@ -43,14 +45,23 @@ def count_multiply_adds(run):
     """Multiply-adds per module while ``run()`` runs, and in all ('Global').
 
     Names start with that of the outermost module's class, as in
-    'ImageClassifier.backbone'.
+    'ImageClassifier.backbone'. The two products of fused attention are
+    counted with the rest, and under :data:`ATTENTION` once more.
     """
     counter = FlopCounterMode(display=False, custom_mapping=FORMULAS)
-    with torch.no_grad(), counter:
+    # Gradients stay enabled: without them, evaluation on a CPU takes fused
+    # operators that the counter does not know.
+    with counter:
         run()
+    counts = counter.get_flop_counts()
+    attention = (
+        count
+        for operator, count in counts['Global'].items()
+        if 'scaled_dot_product' in str(operator)
+    )
     return {
-        name: sum(counts.values()) // 2
-        for name, counts in counter.get_flop_counts().items()
+        ATTENTION: sum(attention) // 2,
+        **{name: sum(ops.values()) // 2 for name, ops in counts.items()},
     }
 
 
@@ -66,9 +77,14 @@ def build_model(cfg):
 
 
 def default_size(cfg):
-    """Height and width of the config's test images; (800, 1280) for COCO."""
+    """Height and width of the config's test images; (800, 1280) for COCO.
+
+    Of a segmentor that slides a window over its images, those of the window.
+    """
     if cfg.get('default_scope') == 'mmdet':
         return [800, 1280]
+    if 'crop_size' in cfg.model.get('test_cfg', {}):
+        return list(cfg.model.test_cfg.crop_size)
     crops = [
         step.crop_size
         for step in cfg.get('test_pipeline', [])
@@ -119,6 +135,8 @@ def report(model, counts, shape):
     for label, part, count in [*rows, ('total', model, counts['Global'])]:
         millions = parameters(part) / 1e6
         print(f'{label:<24}{millions:>16.3f}{count / 1e9:>20.3f}')
+    if counts[ATTENTION]:
+        print(f'of which {ATTENTION}: {counts[ATTENTION] / 1e9:.3f} G')
 
 
 def parse_args(argv=None):
@@ -129,7 +147,7 @@ def parse_args(argv=None):
         nargs='+',
         metavar='SIZE',
         help='height and width, or one number for both; by default the '
-        "config's test crop or 224, for detectors 800 1280",
+        "config's test crop or window or 224, for detectors 800 1280",
     )
     parser.add_argument(
         '--backbone',

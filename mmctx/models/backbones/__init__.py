@@ -4,9 +4,10 @@ from mmctx.registry import MODELS, register
 
 from .coat import CoaT
 from .container import Container
+from .contnet import ConTNet
 from .cotnet import CoTNet, CoTNeXt, SECoTNetD
 
-__all__ = ['CoTNeXt', 'CoTNet', 'CoaT', 'Container', 'SECoTNetD']
+__all__ = ['CoTNeXt', 'CoTNet', 'CoaT', 'ConTNet', 'Container', 'SECoTNetD']
 
 
 @register(MODELS, 'PAMVisionTransformer')

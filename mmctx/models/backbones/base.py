@@ -110,7 +110,9 @@ class ContextBackbone(BaseModule):
 
         Returns:
             tuple[Tensor]: For each out index i with stride s, a map
-            (N, C_i, ceil(H / s), ceil(W / s)).
+            (N, C_i, ceil(H / s), ceil(W / s)), contiguous whatever the
+            memory format of the input: operators of mmcv such as RoIAlign
+            read memory without regard to strides.
 
         Raises:
             ValueError: The input is not such a batch, or it has a single
@@ -138,7 +140,7 @@ class ContextBackbone(BaseModule):
             for block in stage:
                 x = self._run_block(block, x)
             if i in self.out_indices:
-                maps.append(x)
+                maps.append(x.contiguous())
         return tuple(maps)
 
     def _run_block(self, block: nn.Module, x: Tensor) -> Tensor:

@@ -17,14 +17,17 @@ from mmctx.models.layers import (
     ConvPositionEncoding,
     ConvRelativePositionEncoding,
 )
-from mmctx.models.layers.conv_attention import Projected, residual
+from mmctx.models.layers.conv_attention import Projected
 from mmctx.models.layers.patch_embedding import PatchEmbedding, TokenNorm
+from mmctx.models.layers.tokens import (
+    SLICE,
+    TokenMLP,
+    residual,
+    runs_in_slices,
+)
 from mmctx.registry import register
 
 CO_SCALES = ('interpolation', 'none', 'cross_attention')
-
-#: Pixels per thread that an MLP takes at a time in evaluation on a CPU.
-SLICE = 1024
 
 #: A map (N, C, H, W) and its class token (N, 1, C).
 Tokens = tuple[Tensor, Tensor]
@@ -48,22 +51,6 @@ class TokenMaps(tuple):
         return self
 
 
-class TokenMLP(nn.Sequential):
-    """Two linear layers with a GELU between, on channels-last tensors.
-
-    Args:
-        channels (int): Channels C.
-        ratio (float): Hidden channels per channel.
-    """
-
-    def __init__(self, channels: int, ratio: float) -> None:
-        hidden = int(channels * ratio)
-        super().__init__()
-        self.fc1 = nn.Linear(channels, hidden)
-        self.act = nn.GELU()
-        self.fc2 = nn.Linear(hidden, channels)
-
-
 class TokenDropPath(nn.Module):
     """Stochastic depth: drops the branch of a whole image.
 
@@ -80,7 +67,7 @@ class TokenDropPath(nn.Module):
         if not self.training or self.rate == 0:
             return x, token
         keep = 1 - self.rate
-        mask = x.new_empty(len(x), 1, 1, 1).bernoulli_(keep) / keep
+        mask = x.new_empty(x.shape[0], 1, 1, 1).bernoulli_(keep) / keep
         return x * mask, token * mask.squeeze(3)
 
 
@@ -110,7 +97,8 @@ class FeedForward(nn.Module):
         Without gradients ``x`` may be overwritten.
         """
         rows = x.permute(0, 2, 3, 1)
-        if self._runs_in_slices(x):
+        if runs_in_slices(self, x):
+            # Hidden channels then stay in the cache.
             size = SLICE * torch.get_num_threads()
             rows = rows.view(-1, rows.shape[3])
             for part in (*rows.split(size), token):
@@ -119,16 +107,6 @@ class FeedForward(nn.Module):
         branch = mlp(self.norm(rows)).permute(0, 3, 1, 2)
         branch = self.drop_path(branch, mlp(self.norm(token)))
         return _add((x, token), branch)
-
-    def _runs_in_slices(self, x: Tensor) -> bool:
-        """Evaluation on a CPU: hidden channels then stay in its cache."""
-        return (
-            x.device.type == 'cpu'
-            and not self.training
-            and not torch.is_grad_enabled()
-            and not torch.compiler.is_compiling()
-            and not torch.onnx.is_in_onnx_export()
-        )
 
 
 class SerialBlock(nn.Module):
@@ -155,7 +133,7 @@ class SerialBlock(nn.Module):
         self.attention = ConvAttention(channels, num_heads)
         self.drop_path = TokenDropPath(drop_path)
         self.feed = FeedForward(channels, norm_cfg, drop_path)
-        self.mlp = TokenMLP(channels, mlp_ratio)
+        self.mlp = TokenMLP(channels, int(channels * mlp_ratio))
 
     def forward(
         self,
@@ -246,7 +224,7 @@ class ParallelBlock(nn.Module):
         self.feed = nn.ModuleDict(
             {s: FeedForward(channels, norm_cfg, drop_path) for s in wanted}
         )
-        self.mlp = TokenMLP(channels, mlp_ratio)
+        self.mlp = TokenMLP(channels, int(channels * mlp_ratio))
         if co_scale == 'cross_attention':
             for scale in set(scales) - set(wanted):
                 # Only its keys and values are used.
@@ -609,7 +587,7 @@ class CoaT(ContextBackbone):
         found = {}
         for i, stage in enumerate(self.stages):
             x = stage.embedding(x)
-            token = stage.cls_token.repeat(len(x), 1, 1)
+            token = stage.cls_token.repeat(x.shape[0], 1, 1)
             for block in stage.blocks:
                 x, token = self._run(
                     block,
@@ -620,9 +598,9 @@ class CoaT(ContextBackbone):
                 )
             found[str(i + 1)] = x, token
         found.update(self._forward_parallel(found))
-        maps = tuple(found[str(i + 1)][0] for i in self.out_indices)
+        maps = [found[str(i + 1)][0].contiguous() for i in self.out_indices]
         if not self.with_cls_token:
-            return maps
+            return tuple(maps)
         sources = self.scales or [str(NUM_STAGES)]
         return TokenMaps(maps, [found[s][1].squeeze(1) for s in sources])
 

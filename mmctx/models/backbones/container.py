@@ -6,7 +6,6 @@ from typing import Any, Optional, Union
 
 import torch
 import torch.nn as nn
-import torch.nn.functional as F
 from mmcv.cnn import build_norm_layer
 from mmcv.cnn.bricks import DropPath
 from mmengine.registry import MODELS
@@ -14,9 +13,10 @@ from torch import Tensor
 
 from mmctx.models.backbones.base import NUM_STAGES, STRIDES, ContextBackbone
 from mmctx.models.layers import ContextAggregation, ConvPositionEncoding
-from mmctx.models.layers.conv_attention import residual
 from mmctx.models.layers.folding import fold_norm
 from mmctx.models.layers.patch_embedding import PatchEmbedding
+from mmctx.models.layers.tokens import residual, runs_in_slices
+from mmctx.ops import linear
 from mmctx.registry import register
 
 #: Pixels per thread that an MLP takes at a time in evaluation on a CPU.
@@ -68,7 +68,7 @@ class FeedForward(nn.Module):
         """
         normed, weight, bias = fold_norm(self.norm, x, self.fc1)
         weight = weight.flatten(1)
-        if normed is x and self._runs_in_slices(x):
+        if normed is x and runs_in_slices(self, x):
             rows = x.permute(0, 2, 3, 1).view(-1, x.shape[1])
             for part in rows.split(SLICE * torch.get_num_threads()):
                 part += self._mlp(part, weight, bias)
@@ -78,18 +78,8 @@ class FeedForward(nn.Module):
 
     def _mlp(self, rows: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
         """The convolutions as products of matrices, on (..., C)."""
-        hidden = F.gelu(F.linear(rows, weight, bias))
-        return F.linear(hidden, self.fc2.weight.flatten(1), self.fc2.bias)
-
-    def _runs_in_slices(self, x: Tensor) -> bool:
-        """Evaluation on a CPU: hidden channels then stay in its cache."""
-        return (
-            x.device.type == 'cpu'
-            and not self.training
-            and not torch.is_grad_enabled()
-            and not torch.compiler.is_compiling()
-            and not torch.onnx.is_in_onnx_export()
-        )
+        hidden = linear(rows, weight, bias, gelu=True)
+        return linear(hidden, self.fc2.weight.flatten(1), self.fc2.bias)
 
 
 class ContainerBlock(nn.Module):

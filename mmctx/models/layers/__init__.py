@@ -7,6 +7,7 @@ from .conv_attention import (
     ConvRelativePositionEncoding,
 )
 from .cot import CoTLayer, CoXtLayer
+from .patch_encoder import PatchwiseTransformerEncoder
 
 __all__ = [
     'CoTLayer',
@@ -15,4 +16,5 @@ __all__ = [
     'ConvAttention',
     'ConvPositionEncoding',
     'ConvRelativePositionEncoding',
+    'PatchwiseTransformerEncoder',
 ]

@@ -1,0 +1,4 @@
+# Table 11 of the paper: convolutions of 8 groups in the blocks.
+_base_ = './cont-m_8xb64-adamw-strong-200e_in1k.py'
+
+model = dict(backbone=dict(groups=8))

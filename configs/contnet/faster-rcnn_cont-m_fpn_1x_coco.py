@@ -1,0 +1,23 @@
+# Faster R-CNN on ConT-M (Table 5 of the paper).
+_base_ = [
+    '../_base_/models/faster-rcnn_r50_fpn.py',
+    '../_base_/datasets/coco_1344x784_detection.py',
+    '../_base_/schedules/coco_1x.py',
+    '../_base_/runtime/mmdet.py',
+]
+
+model = dict(
+    data_preprocessor=dict(pad_size_divisor=112),
+    backbone=dict(
+        _delete_=True,
+        type='ConTNet',
+        arch='m',
+        norm_eval=True,
+        init_cfg=dict(
+            type='Pretrained',
+            checkpoint='mmctx://contnet_m',
+            prefix='backbone.',
+        ),
+    ),
+    neck=dict(in_channels=[128, 256, 512, 1024]),
+)

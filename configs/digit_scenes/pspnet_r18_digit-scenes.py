@@ -1,0 +1,11 @@
+_base_ = [
+    '../_base_/models/digit_scenes_pspnet.py',
+    '../_base_/datasets/digit_scenes_segmentation.py',
+    '../_base_/schedules/digit_scenes_segmentation.py',
+    '../_base_/runtime/digit_scenes_mmseg.py',
+]
+
+model = dict(
+    backbone=dict(type='ResNet', depth=18),
+    decode_head=dict(in_channels=[64, 128, 256, 512]),
+)

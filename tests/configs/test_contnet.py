@@ -1,0 +1,153 @@
+"""Training and evaluation of ConTNet that no stock config has."""
+
+import numpy as np
+import pytest
+import torch
+from mmengine.config import Config
+from mmengine.dataset import Compose
+from mmengine.hub import get_config
+from mmengine.optim import build_optim_wrapper
+from mmengine.registry import DATASETS, MODELS, init_default_scope
+
+from tests.scripts import ROOT
+
+PSPNET = 'pspnet_cont-m_8xb2-adamw-200e_cityscapes-672x672'
+
+
+def load(name):
+    cfg = Config.fromfile(ROOT / f'configs/contnet/{name}.py')
+    init_default_scope(cfg.default_scope)
+    return cfg
+
+
+def build_on_meta(cfg):
+    with torch.device('meta'):
+        return MODELS.build(cfg.model)
+
+
+@pytest.mark.parametrize(
+    'name, rate, ste_rate',
+    [
+        ('cont-s_8xb64-sgd-200e_in1k', 0.2, 0.005),
+        ('cont-m_8xb64-sgd-200e_in1k', 0.2, 0.005),
+        ('cont-b_8xb64-sgd-200e_in1k', 0.2, 0.005),
+        ('cont-m_8xb64-sgd-lr0.2-ste0.01-200e_in1k', 0.2, 0.01),
+        ('cont-m_8xb64-sgd-lr0.1-ste0.005-200e_in1k', 0.1, 0.005),
+        ('cont-m_8xb64-sgd-lr0.1-ste0.001-200e_in1k', 0.1, 0.001),
+    ],
+)
+def test_encoders_have_a_rate_of_their_own(name, rate, ste_rate):
+    cfg = load(name)
+    model = build_on_meta(cfg)
+    optimizer = build_optim_wrapper(model, cfg.optim_wrapper).optimizer
+    groups = {
+        id(p): group
+        for group in optimizer.param_groups
+        for p in group['params']
+    }
+    encoders = {
+        id(p)
+        for stage in model.backbone.stages
+        for block in stage
+        for p in block.ste.parameters()
+    }
+    assert len(groups) == len(list(model.parameters())) > len(encoders) > 0
+    for label, p in model.named_parameters():
+        group = groups[id(p)]
+        expected = ste_rate if id(p) in encoders else rate
+        assert group['lr'] == pytest.approx(expected), label
+        assert group['weight_decay'] == (5e-5 if p.ndim > 1 else 0), label
+
+
+def test_strong_recipe_has_one_rate():
+    cfg = load('cont-m_8xb64-adamw-strong-200e_in1k')
+    model = build_on_meta(cfg)
+    optimizer = build_optim_wrapper(model, cfg.optim_wrapper).optimizer
+    assert {group['lr'] for group in optimizer.param_groups} == {5e-4}
+    assert {
+        (p.ndim > 1, group['weight_decay'])
+        for group in optimizer.param_groups
+        for p in group['params']
+    } == {(True, 0.05), (False, 0)}
+
+
+@pytest.mark.parametrize('probs, cuts', [(None, True), ([1, 0], False)])
+def test_cutmix_has_a_switch(probs, cuts):
+    cfg = load('cont-m_8xb64-adamw-strong-200e_in1k')
+    cfg.merge_from_dict({'model.train_cfg.probs': probs})
+    augment = build_on_meta(cfg).data_preprocessor.batch_augments
+    images = torch.stack([torch.zeros(3, 8, 8), torch.ones(3, 8, 8)])
+    batches = [augment(images.clone(), torch.eye(2))[0] for _ in range(50)]
+    # Mixup leaves an image of one colour, CutMix one of two.
+    assert any(len(batch[0].unique()) > 1 for batch in batches) == cuts
+
+
+@pytest.mark.parametrize('split', ['train', 'test'])
+@pytest.mark.parametrize('kind', ['retinanet', 'faster-rcnn', 'mask-rcnn'])
+def test_detectors_see_multiples_of_the_patches(kind, split):
+    cfg = load(f'{kind}_cont-m_fpn_1x_coco')
+    (resize,) = (
+        step
+        for step in cfg[f'{split}_dataloader'].dataset.pipeline
+        if step.type == 'Resize'
+    )
+    image = Compose([resize])(dict(img=np.zeros((426, 640, 3), np.uint8)))
+    assert image['img'].shape == (784, 1178, 3)
+    assert cfg.model.data_preprocessor.pad_size_divisor == 14 * 8
+
+
+def test_improved_fcos_head_is_that_of_mmdet():
+    cfg = load(
+        'fcos_cont-m_fpn_gn-head-center-normbbox-centeronreg-giou_1x_coco'
+    )
+    stock = get_config(
+        'mmdet::fcos/fcos_r50-caffe_fpn_gn-head-center-normbbox-centeronreg-'
+        'giou_1x_coco.py'
+    )
+    for key in ('bbox_head', 'test_cfg'):
+        stock.model[key].pop('dcn_on_last_conv', None)  # at its default
+        assert plain(cfg.model[key]) == plain(stock.model[key])
+    assert plain(cfg.optim_wrapper) == plain(stock.optim_wrapper)
+
+
+def plain(node):
+    """Nested dicts and lists without what MMEngine notes about scopes."""
+    if isinstance(node, dict):
+        return {k: plain(v) for k, v in node.items() if k != '_scope_'}
+    return [plain(v) for v in node] if isinstance(node, list) else node
+
+
+def test_pspnet_trains_on_crops(data_roots):
+    cfg = load(PSPNET)
+    dataset = cfg.train_dataloader.dataset
+    dataset.data_root = data_roots['data/cityscapes/']
+    dataset = DATASETS.build(dataset)
+    preprocess = MODELS.build(cfg.model.data_preprocessor)
+    item = dataset[0]
+    batch = preprocess(
+        dict(inputs=[item['inputs']], data_samples=[item['data_samples']]),
+        training=True,
+    )
+    (sample,) = batch['data_samples']
+    assert batch['inputs'].shape == (1, 3, 672, 672)
+    assert sample.gt_sem_seg.shape == (672, 672)
+    assert set(sample.gt_sem_seg.data.unique().tolist()) <= {0, 8, 13, 255}
+
+
+def test_pspnet_slides_a_window(data_roots):
+    cfg = load(PSPNET)
+    dataset = cfg.test_dataloader.dataset
+    dataset.data_root = data_roots['data/cityscapes/']
+    image = DATASETS.build(dataset)[0]['inputs'].float()
+    assert image.shape == (3, 1024, 2048)
+    windows = []
+
+    def encode_decode(inputs, metas):
+        windows.append(inputs.shape[2:])
+        return inputs.new_zeros(len(inputs), 19, *inputs.shape[2:])
+
+    model = build_on_meta(cfg)
+    model.encode_decode = encode_decode
+    model.slide_inference(image[None], [{}])
+    # tops 0 and 352 (of 1024 - 672), lefts 0, 448, 896, 1344, 1376
+    assert windows == [(672, 672)] * 2 * 5
