@@ -1,4 +1,7 @@
-"""tools/analysis_tools/benchmark.py."""
+"""tools/analysis_tools/benchmark.py.
+
+Imported by its name, as processes that it spawns import it too.
+"""
 
 import json
 
@@ -6,9 +9,7 @@ import pytest
 import torch
 
 from mmctx.engine import cli
-from tests.scripts import load_script
-
-benchmark = load_script('tools/analysis_tools/benchmark.py')
+from tools.analysis_tools import benchmark
 
 
 @pytest.mark.parametrize('name', ['contnet_ti', 'coat_lite_tiny'])
