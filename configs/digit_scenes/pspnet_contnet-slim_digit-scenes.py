@@ -17,4 +17,5 @@ model = dict(
         last_patch_size=4,
     ),
     decode_head=dict(in_channels=[64, 128, 256, 512]),
+    auxiliary_head=dict(in_channels=256),
 )
