@@ -16,6 +16,5 @@ model = dict(
         patch_sizes=(4, 8),
         last_patch_size=4,
     ),
-    decode_head=dict(in_channels=[64, 128, 256, 512]),
-    auxiliary_head=dict(in_channels=256),
+    neck=dict(in_channels=[64, 128, 256, 512]),
 )

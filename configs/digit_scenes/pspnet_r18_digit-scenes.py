@@ -7,6 +7,5 @@ _base_ = [
 
 model = dict(
     backbone=dict(type='ResNet', depth=18),
-    decode_head=dict(in_channels=[64, 128, 256, 512]),
-    auxiliary_head=dict(in_channels=256),
+    neck=dict(in_channels=[64, 128, 256, 512]),
 )
