@@ -1,5 +1,5 @@
-# 1,500 iterations: minutes on two CPU cores.
-train_cfg = dict(type='IterBasedTrainLoop', max_iters=1500, val_interval=300)
+# 2,000 iterations: minutes on two CPU cores.
+train_cfg = dict(type='IterBasedTrainLoop', max_iters=2000, val_interval=500)
 val_cfg = dict(type='ValLoop')
 test_cfg = dict(type='TestLoop')
 
@@ -11,8 +11,8 @@ optim_wrapper = dict(
 )
 param_scheduler = [
     dict(type='LinearLR', start_factor=0.1, by_epoch=False, end=50),
-    dict(type='PolyLR', power=0.9, begin=50, end=1500, by_epoch=False),
+    dict(type='PolyLR', power=0.9, begin=50, end=2000, by_epoch=False),
 ]
 
-# base_batch_size = (1 process) x (8 images)
-auto_scale_lr = dict(enable=False, base_batch_size=8)
+# base_batch_size = (1 process) x (4 images)
+auto_scale_lr = dict(enable=False, base_batch_size=4)
