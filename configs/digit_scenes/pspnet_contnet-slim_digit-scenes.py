@@ -16,5 +16,4 @@ model = dict(
         patch_sizes=(4, 8),
         last_patch_size=4,
     ),
-    decode_head=dict(in_channels=[64, 128, 256, 512]),
 )

@@ -7,5 +7,4 @@ _base_ = [
 
 model = dict(
     backbone=dict(type='ResNet', depth=18),
-    decode_head=dict(in_channels=[64, 128, 256, 512]),
 )
