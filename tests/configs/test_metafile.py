@@ -74,7 +74,8 @@ def measure(cfg):
     if cfg.default_scope == 'mmpretrain':
         cfg.model.pop('train_cfg', None)
         cfg.model.backbone.pop('drop_path_rate', None)
-        if cfg.model.neck:
+        neck = cfg.model.neck
+        if neck and neck.type == 'PooledDropout':
             cfg.model.neck = dict(type='GlobalAveragePooling')
         return measure_classifier(
             json.dumps(cfg.model), get_flops.default_size(cfg)[0]
