@@ -81,7 +81,8 @@ def test_the_choice_never_changes(tmp_path):
     """A published number belongs to these images."""
     lines = [f'n01440764_{i}.JPEG 0' for i in range(1000)]
     chosen = names(build(tmp_path, lines, 0.005))
-    assert sorted(int(name[17:-5]) for name in chosen) == []
+    numbers = sorted(int(name.rpartition('_')[2][:-5]) for name in chosen)
+    assert numbers == [189, 360, 720, 789, 894]
 
 
 def test_order_stays_and_fractions_are_nested(listing, tmp_path):
@@ -106,7 +107,5 @@ def test_fraction_out_of_range(listing, tmp_path, fraction):
 
 
 def test_images_without_labels(tmp_path):
-    with pytest.raises(
-        ValueError, match=r"needs .*'gt_label', got .*img_path"
-    ):
+    with pytest.raises(ValueError, match=r"needs .*'gt_label', got a"):
         build(tmp_path, ['a.JPEG'], 0.5, inner=dict(with_label=False))
