@@ -6,9 +6,9 @@ mmdet, mmseg), so ``type='CoTNet'`` needs no prefix in any config.
 
 from typing import Optional
 
-from mmengine.registry import HOOKS, MODELS, Registry
+from mmengine.registry import DATASETS, HOOKS, MODELS, Registry
 
-__all__ = ['HOOKS', 'MODELS', 'register']
+__all__ = ['DATASETS', 'HOOKS', 'MODELS', 'register']
 
 
 def register(registry: Registry, name: Optional[str] = None):

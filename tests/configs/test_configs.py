@@ -5,7 +5,7 @@ import torch
 from mmengine.config import Config
 from mmengine.runner import Runner
 
-from mmctx.models.backbones import CoaT, ConTNet
+from mmctx.models.backbones import CoaT, Container, ConTNet
 from tests.scripts import ROOT
 
 CONFIGS = sorted(
@@ -19,6 +19,8 @@ SHALLOW = dict(
     CoTNet=dict(depth=(1, 1, 1, 1)),
     CoTNeXt=dict(depth=(1, 1, 1, 1)),
     SECoTNetD=dict(depth=(1, 1, 2, 1)),
+    Container=dict(table_size=64),
+    PAMVisionTransformer=dict(img_size=64),
 )
 # What the shallow network keeps of the named depth or arch.
 KEPT = {
@@ -37,6 +39,9 @@ for name, arch in CoaT.arch_settings.items():
 for name, arch in ConTNet.arch_settings.items():
     small = dict(depths=(1, 1, 2, 1), feedforward_channels=(32, 32, 32, 32))
     KEPT['ConTNet', name] = dict(arch={**arch, **small})
+for name, arch in Container.arch_settings.items():
+    small = dict(depths=(1, 1, 1, 1), mlp_ratios=(1, 1, 1, 1))
+    KEPT['Container', name] = dict(arch={**arch, **small})
 SIZES = ('scale', 'scales', 'crop_size')
 # The most that a detector's head keeps of regions and of channels.
 LIMITS = dict(
@@ -89,6 +94,11 @@ def shrink_size(size):
     return tuple(max(side // 10, 64) for side in size)
 
 
+def innermost(dataset):
+    """The data set that reads files, below what wraps it."""
+    return innermost(dataset.dataset) if 'dataset' in dataset else dataset
+
+
 def shrink_loader(loader, data_roots):
     def small(key, value):
         if isinstance(value, str):
@@ -103,7 +113,7 @@ def shrink_loader(loader, data_roots):
 
     loader = replace(loader, small)
     loader.update(batch_size=2, num_workers=0, persistent_workers=False)
-    loader.dataset.indices = 2
+    innermost(loader.dataset).indices = 2
     return loader
 
 

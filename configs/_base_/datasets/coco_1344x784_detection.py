@@ -1,5 +1,5 @@
 # COCO boxes, images of at most 1344 x 784 instead of 1333 x 800.
-_base_ = 'mmdet::_base_/datasets/coco_detection.py'
+_base_ = './coco_detection.py'
 
 train_pipeline = [
     dict(step, scale=(1344, 784)) if step.type == 'Resize' else step

@@ -1,0 +1,11 @@
+# Table 3 of the paper: four fifths of the training images of every class.
+_base_ = './container-light_8xb128-300e_in1k.py'
+
+train_dataloader = dict(
+    dataset=dict(
+        _delete_=True,
+        type='StratifiedSubset',
+        fraction=0.8,
+        dataset=_base_.train_dataloader.dataset,
+    )
+)

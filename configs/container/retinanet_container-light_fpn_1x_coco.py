@@ -1,0 +1,27 @@
+# RetinaNet on Container-Light (Table 4 of the paper).
+_base_ = [
+    '../_base_/models/retinanet_r50_fpn.py',
+    '../_base_/datasets/coco_detection.py',
+    '../_base_/schedules/coco_1x.py',
+    '../_base_/runtime/mmdet.py',
+]
+
+model = dict(
+    backbone=dict(
+        _delete_=True,
+        type='Container',
+        arch='light',
+        drop_path_rate=0.1,
+        norm_cfg=dict(type='SyncBN'),
+        init_cfg=dict(
+            type='Pretrained',
+            checkpoint='mmctx://container_light',
+            prefix='backbone.',
+        ),
+    ),
+    neck=dict(in_channels=[64, 128, 320, 512]),
+)
+# As PVT trains it.
+optim_wrapper = dict(
+    optimizer=dict(_delete_=True, type='AdamW', lr=1e-4, weight_decay=1e-4)
+)
