@@ -5,7 +5,7 @@ import torch
 from mmengine.config import Config
 from mmengine.runner import Runner
 
-from mmctx.models.backbones import CoaT, ConTNet
+from mmctx.models.backbones import CoaT, Container, ConTNet
 from tests.scripts import ROOT
 
 CONFIGS = sorted(
@@ -37,14 +37,18 @@ for name, arch in CoaT.arch_settings.items():
 for name, arch in ConTNet.arch_settings.items():
     small = dict(depths=(1, 1, 2, 1), feedforward_channels=(32, 32, 32, 32))
     KEPT['ConTNet', name] = dict(arch={**arch, **small})
+for name, arch in Container.arch_settings.items():
+    small = dict(depths=(1, 1, 1, 1), mlp_ratios=(1, 1, 1, 1))
+    KEPT['Container', name] = dict(arch={**arch, **small})
 SIZES = ('scale', 'scales', 'crop_size')
-# The most that a detector's head keeps of regions and of channels.
+# The most that a detector keeps of regions, of channels, of layers.
 LIMITS = dict(
     nms_pre=16,
     max_per_img=16,
     num=16,
     conv_out_channels=32,
     fc_out_channels=32,
+    num_layers=2,
 )
 
 

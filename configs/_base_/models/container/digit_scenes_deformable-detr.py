@@ -2,7 +2,6 @@
 _base_ = 'digit_scenes_detr_focal.py'
 
 deformable_attention = dict(
-    _delete_=True,
     embed_dims=128,
     num_heads=4,
     num_levels=1,
@@ -12,9 +11,15 @@ deformable_attention = dict(
 model = dict(
     type='DeformableDETR',
     num_feature_levels=1,
-    encoder=dict(layer_cfg=dict(self_attn_cfg=deformable_attention)),
+    encoder=dict(
+        layer_cfg=dict(
+            self_attn_cfg=dict(_delete_=True, **deformable_attention)
+        )
+    ),
     decoder=dict(
-        layer_cfg=dict(cross_attn_cfg=deformable_attention),
+        layer_cfg=dict(
+            cross_attn_cfg=dict(_delete_=True, **deformable_attention)
+        ),
         post_norm_cfg=None,
     ),
     positional_encoding=dict(offset=-0.5),
