@@ -11,6 +11,7 @@ from mmdet.models.layers import (
     DetrTransformerDecoder,
     DetrTransformerDecoderLayer,
 )
+from mmengine.model import ModuleList
 from torch import Tensor
 
 #: Least logit of a prior, and that of padding. Half precision holds both, a
@@ -186,7 +187,7 @@ class SMCADecoder(DetrTransformerDecoder):
         self, *args: Any, smoothness: float = 8.0, **kwargs: Any
     ) -> None:
         super().__init__(*args, **kwargs)
-        self.priors = nn.ModuleList(
+        self.priors = ModuleList(
             GaussianPrior(
                 self.embed_dims, layer.cross_attn.num_heads, smoothness
             )
@@ -196,7 +197,7 @@ class SMCADecoder(DetrTransformerDecoder):
 
     def _init_layers(self) -> None:
         super()._init_layers()
-        self.layers = nn.ModuleList(
+        self.layers = ModuleList(
             SMCADecoderLayer(**self.layer_cfg) for _ in self.layers
         )
 
