@@ -1,6 +1,6 @@
 # 6 epochs of 150 iterations. Gradients are clipped as DETR's are. Nothing is
 # pre-trained: the backbone has the rate of the other detectors here, and the
-# transformer half of it, as it stopped learning near the full one.
+# transformer half of it, as with the full one the loss stalled in the warm-up.
 _base_ = 'digit_scenes_detection.py'
 
 train_cfg = dict(max_epochs=6)
