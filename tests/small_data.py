@@ -23,8 +23,13 @@ def make_imagenet(root):
 
 
 def make_coco(root):
-    """Two images per split, with one and with two objects."""
-    classes = ['person', 'car', 'dog']
+    """Two images per split, with one and with two objects.
+
+    All 80 classes are listed: an untrained detector may find any of them.
+    """
+    from mmdet.datasets import CocoDataset
+
+    classes = CocoDataset.METAINFO['classes']
     (root / 'annotations').mkdir(parents=True)
     for split in ('train2017', 'val2017'):
         images, annotations = [], []

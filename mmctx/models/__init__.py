@@ -1,6 +1,6 @@
 """Networks and their layers; importing registers them."""
 
-from . import heads  # noqa: F401
+from . import detectors, heads  # noqa: F401
 from .backbones import (
     CoaT,
     Container,

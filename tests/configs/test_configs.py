@@ -43,13 +43,14 @@ for name, arch in Container.arch_settings.items():
     small = dict(depths=(1, 1, 1, 1), mlp_ratios=(1, 1, 1, 1))
     KEPT['Container', name] = dict(arch={**arch, **small})
 SIZES = ('scale', 'scales', 'crop_size')
-# The most that a detector's head keeps of regions and of channels.
+# The most that a detector keeps of regions, of channels, of layers.
 LIMITS = dict(
     nms_pre=16,
     max_per_img=16,
     num=16,
     conv_out_channels=32,
     fc_out_channels=32,
+    num_layers=2,
 )
 
 

@@ -1,10 +1,7 @@
-# Deformable DETR on four levels, 50 epochs of batches of 16, where the stock
-# config takes 32 at the same rate. A config names the backbone and the neck's
-# input.
-_base_ = 'mmdet::deformable_detr/deformable-detr_r50_16xb2-50e_coco.py'
+# The same with batches of 16 at the same rate.
+_base_ = './deformable-detr_16xb2-50e_coco.py'
 
-custom_imports = dict(imports=['mmctx'], allow_failed_imports=False)
-model = dict(backbone=dict(_delete_=True, out_indices=(1, 2, 3)))
+model = dict(backbone=dict(out_indices=(1, 2, 3)))
 
 # 8 GPUs x 2 images
-auto_scale_lr = dict(enable=False, base_batch_size=16)
+auto_scale_lr = dict(base_batch_size=16)
