@@ -1,0 +1,41 @@
+# Self-distillation without labels; validation classifies held-out digits by
+# their nearest neighbours, before training and every five epochs.
+_base_ = [
+    '../_base_/models/dino.py',
+    '../_base_/datasets/digit_scenes_multi-crop.py',
+    '../_base_/schedules/digit_scenes_dino.py',
+    '../_base_/runtime/digit_scenes_mmpretrain.py',
+]
+
+model = dict(
+    backbone=dict(
+        type='Container',
+        arch=dict(
+            embed_dims=(32, 64, 128, 192),
+            depths=(1, 1, 2, 1),
+            mlp_ratios=(4, 4, 4, 4),
+            aggregation=dict(
+                num_heads=(1, 2, 4, 6),
+                dynamic=('none', 'none', 'none', 'attention'),
+            ),
+        ),
+        out_indices=(3,),
+        drop_path_rate=0.1,
+    ),
+    neck=dict(in_channels=192, norm_cfg=dict(type='BN')),
+    head=dict(
+        in_channels=192,
+        hidden_channels=256,
+        bottleneck_channels=64,
+        num_prototypes=512,
+    ),
+    loss=dict(num_prototypes=512),
+    classifier=dict(num_classes=10),
+)
+
+custom_hooks = [
+    *_base_.custom_hooks,
+    dict(type='FrozenFirst', prefix='head.last_layer.', epochs=1),
+    dict(type='FeatureBank', dataset=_base_.bank_dataset),
+    dict(type='ValidateFirst'),
+]
