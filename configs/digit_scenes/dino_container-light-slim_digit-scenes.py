@@ -1,5 +1,5 @@
 # Self-distillation without labels; validation classifies held-out digits by
-# their nearest neighbours, before training and every five epochs.
+# their nearest neighbours, before training and every other epoch.
 _base_ = [
     '../_base_/models/dino.py',
     '../_base_/datasets/digit_scenes_multi-crop.py',
@@ -8,14 +8,15 @@ _base_ = [
 ]
 
 model = dict(
+    base_momentum=0.02,
     backbone=dict(
         type='Container',
         arch=dict(
-            embed_dims=(32, 64, 128, 192),
+            embed_dims=(16, 32, 96, 192),
             depths=(1, 1, 2, 1),
             mlp_ratios=(4, 4, 4, 4),
             aggregation=dict(
-                num_heads=(1, 2, 4, 6),
+                num_heads=(1, 1, 3, 6),
                 dynamic=('none', 'none', 'none', 'attention'),
             ),
         ),
@@ -27,9 +28,9 @@ model = dict(
         in_channels=192,
         hidden_channels=256,
         bottleneck_channels=64,
-        num_prototypes=512,
+        num_prototypes=256,
     ),
-    loss=dict(num_prototypes=512),
+    loss=dict(num_prototypes=256),
     classifier=dict(num_classes=10),
 )
 

@@ -5,7 +5,7 @@ import torch
 from mmengine.config import Config
 from mmengine.runner import Runner
 
-from mmctx.models.backbones import CoaT, ConTNet
+from mmctx.models.backbones import CoaT, Container, ConTNet
 from tests.scripts import ROOT
 
 CONFIGS = sorted(
@@ -37,14 +37,19 @@ for name, arch in CoaT.arch_settings.items():
 for name, arch in ConTNet.arch_settings.items():
     small = dict(depths=(1, 1, 2, 1), feedforward_channels=(32, 32, 32, 32))
     KEPT['ConTNet', name] = dict(arch={**arch, **small})
+for name, arch in Container.arch_settings.items():
+    small = dict(depths=(1, 1, 1, 1), mlp_ratios=(1, 1, 1, 1))
+    KEPT['Container', name] = dict(arch={**arch, **small})
 SIZES = ('scale', 'scales', 'crop_size')
-# The most that a detector's head keeps of regions and of channels.
+# The most that a head keeps of regions, of channels and of prototypes.
 LIMITS = dict(
     nms_pre=16,
     max_per_img=16,
     num=16,
     conv_out_channels=32,
     fc_out_channels=32,
+    hidden_channels=32,
+    num_prototypes=64,
 )
 
 
@@ -89,7 +94,7 @@ def shrink_size(size):
     return tuple(max(side // 10, 64) for side in size)
 
 
-def shrink_loader(loader, data_roots):
+def shrink_data(node, data_roots):
     def small(key, value):
         if isinstance(value, str):
             return data_roots.get(value, value)
@@ -101,7 +106,11 @@ def shrink_loader(loader, data_roots):
             return max(value // 3, 64)
         return value
 
-    loader = replace(loader, small)
+    return replace(node, small)
+
+
+def shrink_loader(loader, data_roots):
+    loader = shrink_data(loader, data_roots)
     loader.update(batch_size=2, num_workers=0, persistent_workers=False)
     loader.dataset.indices = 2
     return loader
@@ -130,7 +139,7 @@ def shrink(cfg, data_roots, work_dir):
         cfg.train_cfg.max_epochs = 1
     cfg.default_hooks.checkpoint = None
     cfg.custom_hooks = [
-        hook
+        shrink_data(hook, data_roots)
         for hook in cfg.get('custom_hooks', [])
         if hook.type != 'PrepareDigitScenes'
     ]

@@ -1,6 +1,7 @@
-# Single DigitScenes digits in two global and four local views. A mirrored digit
-# is another sign, so no view is flipped, and local views are large enough to
-# tell digits apart.
+# Single DigitScenes digits in two global and three local views. A mirrored
+# digit is another sign, so no view is flipped; colours say nothing about a
+# digit, so they change more than on photographs; local views are large enough
+# to tell digits apart.
 _base_ = './digit_scenes_classification.py'
 
 data_preprocessor = dict(
@@ -14,44 +15,35 @@ data_preprocessor = dict(
 global_crop = dict(
     type='RandomResizedCrop', scale=64, crop_ratio_range=(0.5, 1.0)
 )
-local_crop = dict(global_crop, scale=32, crop_ratio_range=(0.2, 0.5))
+local_crop = dict(global_crop, scale=32, crop_ratio_range=(0.3, 0.7))
 colours = [
     dict(
-        type='RandomApply',
-        transforms=[
-            dict(
-                type='ColorJitter',
-                brightness=0.4,
-                contrast=0.4,
-                saturation=0.2,
-                hue=0.1,
-            )
-        ],
-        prob=0.8,
+        type='ColorJitter',
+        brightness=0.4,
+        contrast=0.4,
+        saturation=0.4,
+        backend='cv2',
     ),
     dict(
         type='RandomGrayscale',
-        prob=0.2,
+        prob=0.5,
         keep_channels=True,
         channel_weights=(0.114, 0.587, 0.2989),
     ),
+    dict(type='Invert', prob=0.5),
 ]
-solarize = dict(type='Solarize', thr=128, prob=0.2)
 
 train_pipeline = [
     dict(type='LoadImageFromFile'),
     dict(
         type='MultiView',
-        num_views=[1, 1, 4],
-        transforms=[
-            [global_crop, *colours],
-            [global_crop, *colours, solarize],
-            [local_crop, *colours],
-        ],
+        num_views=[2, 3],
+        transforms=[[global_crop, *colours], [local_crop, *colours]],
     ),
     dict(type='PackInputs'),
 ]
 train_dataloader = dict(
+    batch_size=32,
     drop_last=True,
     collate_fn=dict(type='default_collate'),
     dataset=dict(pipeline=train_pipeline),

@@ -1,6 +1,6 @@
-# Epochs of 46 iterations of two global and four local views: minutes on one
+# Epochs of 93 iterations of two global and three local views: minutes on one
 # CPU core. Weight decay stays constant.
-train_cfg = dict(by_epoch=True, max_epochs=20, val_interval=5)
+train_cfg = dict(by_epoch=True, max_epochs=10, val_interval=2)
 val_cfg = dict()
 test_cfg = dict()
 
@@ -15,12 +15,12 @@ param_scheduler = [
     dict(type='LinearLR', start_factor=1e-3, by_epoch=False, end=100),
     dict(
         type='CosineAnnealingLR',
-        T_max=20,
+        T_max=10,
         eta_min=1e-6,
         by_epoch=True,
         convert_to_iter_based=True,
     ),
 ]
 
-# base_batch_size = (1 process) x (64 images)
-auto_scale_lr = dict(enable=False, base_batch_size=64)
+# base_batch_size = (1 process) x (32 images)
+auto_scale_lr = dict(enable=False, base_batch_size=32)
