@@ -93,7 +93,9 @@ def test_network(cfg, model):
     assert cfg.model.backbone.drop_path_rate == 0.1
     assert model.backbone.arch_settings[cfg.model.backbone.arch]
     assert (model.classifier.k, model.classifier.temperature) == (10, 0.07)
-    assert cfg.train_cfg == dict(by_epoch=True, max_epochs=100, val_interval=20)
+    assert cfg.train_cfg == dict(
+        by_epoch=True, max_epochs=100, val_interval=20
+    )
 
 
 def test_bank_is_the_training_set_as_in_evaluation(cfg):

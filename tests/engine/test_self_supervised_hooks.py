@@ -71,9 +71,7 @@ def config(data_root, tmp_path):
     bank.dataset.data_root = root
     for split in ('train', 'val', 'test'):
         loader = config[f'{split}_dataloader']
-        loader.update(
-            num_workers=0, persistent_workers=False, batch_size=8
-        )
+        loader.update(num_workers=0, persistent_workers=False, batch_size=8)
         loader.dataset.data_root = root
     config.default_hooks.pop('gallery')
     config.default_hooks.pop('curves')

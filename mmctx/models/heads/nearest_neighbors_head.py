@@ -66,6 +66,8 @@ class NearestNeighborsHead(nn.Module):
     def predict(self, features: Tensor, data_samples: list) -> list:
         """Data samples of mmpretrain with scores and labels set."""
         shares = self(features)
-        for sample, score, label in zip(data_samples, shares, shares.argmax(1)):
+        for sample, score, label in zip(
+            data_samples, shares, shares.argmax(1)
+        ):
             sample.set_pred_score(score).set_pred_label(label)
         return data_samples

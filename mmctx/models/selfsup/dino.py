@@ -150,7 +150,7 @@ class DINOSelfDistillation(BaseSelfSupervisor):
         if self.classifier is None:
             raise RuntimeError(
                 'This DINOSelfDistillation has no classifier. For an '
-                "evaluation give it classifier=dict(type="
+                'evaluation give it classifier=dict(type='
                 "'NearestNeighborsHead', num_classes=...)."
             )
         return self.classifier.predict(self.extract_feat(inputs), data_samples)

@@ -31,7 +31,9 @@ def test_votes_are_those_of_brute_force(k, temperature):
         weights=lambda distances: np.exp((1 - distances) / temperature),
     ).fit(features.double(), labels)
     expected = torch.from_numpy(brute.predict_proba(queries.double()))
-    torch.testing.assert_close(shares[:, :3].double(), expected, rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(
+        shares[:, :3].double(), expected, rtol=1e-4, atol=1e-5
+    )
     assert not shares[:, 3].any()
     correct = (shares.argmax(1) == truth).double().mean()
     assert correct == brute.score(queries.double(), truth) > 0.5
