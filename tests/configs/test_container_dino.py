@@ -120,7 +120,6 @@ def test_rate_and_weight_decay_over_the_training(cfg, model):
         dict(max_norm=3.0),
     )
     settings = dict(settings, type='OptimWrapper')
-    settings.pop('loss_scale')
     wrapper = build_optim_wrapper(model, settings)
     schedulers = [
         PARAM_SCHEDULERS.build(

@@ -1,7 +1,6 @@
 # AdamW as DINO sets it: cosines of the rate and, upwards, of weight decay.
 optim_wrapper = dict(
     type='AmpOptimWrapper',
-    loss_scale='dynamic',
     # rate: 5e-4 x 512 images / 256
     optimizer=dict(type='AdamW', lr=1e-3, weight_decay=0.04),
     paramwise_cfg=dict(
