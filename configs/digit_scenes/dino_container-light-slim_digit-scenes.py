@@ -8,27 +8,28 @@ _base_ = [
 ]
 
 model = dict(
-    base_momentum=0.02,
+    base_momentum=0.01,
     backbone=dict(
         type='Container',
         arch=dict(
-            embed_dims=(16, 32, 96, 192),
+            embed_dims=(16, 32, 64, 128),
             depths=(1, 1, 2, 1),
             mlp_ratios=(4, 4, 4, 4),
             aggregation=dict(
-                num_heads=(1, 1, 3, 6),
+                num_heads=(1, 1, 2, 4),
                 dynamic=('none', 'none', 'none', 'attention'),
             ),
         ),
         out_indices=(3,),
         drop_path_rate=0.1,
     ),
-    neck=dict(in_channels=192, norm_cfg=dict(type='BN')),
+    neck=dict(in_channels=128, norm_cfg=dict(type='BN')),
     head=dict(
-        in_channels=192,
+        in_channels=128,
         hidden_channels=256,
         bottleneck_channels=64,
         num_prototypes=256,
+        norm_cfg=dict(type='BN1d'),
     ),
     loss=dict(num_prototypes=256),
     classifier=dict(num_classes=10),

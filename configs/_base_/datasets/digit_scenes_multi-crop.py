@@ -1,4 +1,4 @@
-# Single DigitScenes digits in two global and three local views. A mirrored
+# Single DigitScenes digits in two global and two local views. A mirrored
 # digit is another sign, so no view is flipped; colours say nothing about a
 # digit, so they change more than on photographs; local views are large enough
 # to tell digits apart.
@@ -37,7 +37,7 @@ train_pipeline = [
     dict(type='LoadImageFromFile'),
     dict(
         type='MultiView',
-        num_views=[2, 3],
+        num_views=[2, 2],
         transforms=[[global_crop, *colours], [local_crop, *colours]],
     ),
     dict(type='PackInputs'),
