@@ -1,3 +1,17 @@
-from .hooks import CurvePlot, PredictionGallery, PrepareDigitScenes
+from .hooks import (
+    CurvePlot,
+    FeatureBank,
+    FrozenFirst,
+    PredictionGallery,
+    PrepareDigitScenes,
+    ValidateFirst,
+)
 
-__all__ = ['CurvePlot', 'PredictionGallery', 'PrepareDigitScenes']
+__all__ = [
+    'CurvePlot',
+    'FeatureBank',
+    'FrozenFirst',
+    'PredictionGallery',
+    'PrepareDigitScenes',
+    'ValidateFirst',
+]

@@ -1,6 +1,6 @@
 """Networks and their layers; importing registers them."""
 
-from . import detectors, heads  # noqa: F401
+from . import detectors, heads, selfsup  # noqa: F401
 from .backbones import (
     CoaT,
     Container,
@@ -9,6 +9,7 @@ from .backbones import (
     CoTNeXt,
     SECoTNetD,
 )
+from .heads import DINOProjectionHead, NearestNeighborsHead
 from .layers import (
     ContextAggregation,
     ConvAttention,
@@ -18,6 +19,7 @@ from .layers import (
     CoXtLayer,
     PatchwiseTransformerEncoder,
 )
+from .losses import DINOLoss
 from .necks import NormedPooling, PooledDropout
 
 __all__ = [
@@ -32,6 +34,9 @@ __all__ = [
     'ConvAttention',
     'ConvPositionEncoding',
     'ConvRelativePositionEncoding',
+    'DINOLoss',
+    'DINOProjectionHead',
+    'NearestNeighborsHead',
     'NormedPooling',
     'PatchwiseTransformerEncoder',
     'PooledDropout',

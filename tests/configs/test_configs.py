@@ -43,7 +43,7 @@ for name, arch in Container.arch_settings.items():
     small = dict(depths=(1, 1, 1, 1), mlp_ratios=(1, 1, 1, 1))
     KEPT['Container', name] = dict(arch={**arch, **small})
 SIZES = ('scale', 'scales', 'crop_size')
-# The most that a detector keeps of regions, of channels, of layers.
+# The most that a model keeps of regions, channels, layers and prototypes.
 LIMITS = dict(
     nms_pre=16,
     max_per_img=16,
@@ -51,6 +51,8 @@ LIMITS = dict(
     conv_out_channels=32,
     fc_out_channels=32,
     num_layers=2,
+    hidden_channels=32,
+    num_prototypes=64,
 )
 
 
@@ -100,7 +102,7 @@ def innermost(dataset):
     return innermost(dataset.dataset) if 'dataset' in dataset else dataset
 
 
-def shrink_loader(loader, data_roots):
+def shrink_data(node, data_roots):
     def small(key, value):
         if isinstance(value, str):
             return data_roots.get(value, value)
@@ -112,7 +114,11 @@ def shrink_loader(loader, data_roots):
             return max(value // 3, 64)
         return value
 
-    loader = replace(loader, small)
+    return replace(node, small)
+
+
+def shrink_loader(loader, data_roots):
+    loader = shrink_data(loader, data_roots)
     loader.update(batch_size=2, num_workers=0, persistent_workers=False)
     innermost(loader.dataset).indices = 2
     return loader
@@ -141,7 +147,7 @@ def shrink(cfg, data_roots, work_dir):
         cfg.train_cfg.max_epochs = 1
     cfg.default_hooks.checkpoint = None
     cfg.custom_hooks = [
-        hook
+        shrink_data(hook, data_roots)
         for hook in cfg.get('custom_hooks', [])
         if hook.type != 'PrepareDigitScenes'
     ]

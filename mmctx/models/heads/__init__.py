@@ -1,12 +1,19 @@
 """Heads that the papers need and the hosts lack.
 
-They are subclasses of the hosts' own: what is registered here imports its
-host when a model asks for it, so that ``import mmctx`` needs none.
+What is a subclass of a host's own imports its host when a model asks for it,
+so that ``import mmctx`` needs none.
 """
 
 from mmctx.registry import MODELS, register
 
-__all__ = ['build_coat_cls_head']
+from .dino_projection_head import DINOProjectionHead
+from .nearest_neighbors_head import NearestNeighborsHead
+
+__all__ = [
+    'DINOProjectionHead',
+    'NearestNeighborsHead',
+    'build_coat_cls_head',
+]
 
 
 @register(MODELS, 'CoaTClsHead')

@@ -1,0 +1,43 @@
+# Self-distillation without labels; validation classifies held-out digits by
+# their nearest neighbours, before training and every other epoch.
+_base_ = [
+    '../_base_/models/dino.py',
+    '../_base_/datasets/digit_scenes_multi-crop.py',
+    '../_base_/schedules/digit_scenes_dino.py',
+    '../_base_/runtime/digit_scenes_mmpretrain.py',
+]
+
+model = dict(
+    base_momentum=0.01,
+    backbone=dict(
+        type='Container',
+        arch=dict(
+            embed_dims=(16, 32, 64, 128),
+            depths=(1, 1, 2, 1),
+            mlp_ratios=(4, 4, 4, 4),
+            aggregation=dict(
+                num_heads=(1, 1, 2, 4),
+                dynamic=('none', 'none', 'none', 'attention'),
+            ),
+        ),
+        out_indices=(3,),
+        drop_path_rate=0.1,
+    ),
+    neck=dict(in_channels=128, norm_cfg=dict(type='BN')),
+    head=dict(
+        in_channels=128,
+        hidden_channels=256,
+        bottleneck_channels=64,
+        num_prototypes=256,
+        norm_cfg=dict(type='BN1d'),
+    ),
+    loss=dict(num_prototypes=256),
+    classifier=dict(num_classes=10),
+)
+
+custom_hooks = [
+    *_base_.custom_hooks,
+    dict(type='FrozenFirst', prefix='head.last_layer.', epochs=1),
+    dict(type='FeatureBank', dataset=_base_.bank_dataset),
+    dict(type='ValidateFirst'),
+]
