@@ -33,11 +33,11 @@ class PAMAttention(nn.Module):
         **kwargs: Any,
     ) -> None:
         super().__init__()
-        # Tokens are a map of one column: the table needs no grid.
+        # Tokens are a map of one row: the table needs no grid.
         self.aggregation = ContextAggregation(
             channels,
             num_heads,
-            **{'static': 'mlp', 'size': (num_tokens, 1), **kwargs},
+            **{'static': 'mlp', 'size': (1, num_tokens), **kwargs},
         )
         self.out_drop = drop_path
         for conv in (
@@ -50,8 +50,8 @@ class PAMAttention(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """(N, L, C) to the same."""
-        out = self.aggregation(x.transpose(1, 2).unsqueeze(3))
-        return self.out_drop(out.squeeze(3).transpose(1, 2))
+        out = self.aggregation(x.transpose(1, 2).unsqueeze(2))
+        return self.out_drop(out.squeeze(2).transpose(1, 2))
 
 
 class PAMVisionTransformer(VisionTransformer):
