@@ -68,11 +68,11 @@ def _listed(names: list[str], most: int = 20) -> str:
 
 @cache
 def expected_tensors(name: str) -> Mapping[str, torch.Size]:
-    """Names and shapes of the backbone tensors of a zoo model."""
-    from mmctx.zoo import get_backbone
+    """Names and shapes of the backbone tensors of a zoo classifier."""
+    from mmctx.zoo import get_backbone, get_spec
 
     with torch.device('meta'):
-        backbone = get_backbone(name)
+        backbone = get_backbone(name, **get_spec(name).classifier_options())
     return {f'backbone.{k}': v.shape for k, v in backbone.state_dict().items()}
 
 

@@ -5,12 +5,16 @@ from .backbones import (
     CoaT,
     Container,
     ConTNet,
+    ContextualConvNeXt,
+    ContextualResNet,
     CoTNet,
     CoTNeXt,
     SECoTNetD,
 )
 from .layers import (
     ContextAggregation,
+    ContextualConv2d,
+    ContextualizingLayers,
     ConvAttention,
     ConvPositionEncoding,
     ConvRelativePositionEncoding,
@@ -18,6 +22,7 @@ from .layers import (
     CoXtLayer,
     PatchwiseTransformerEncoder,
 )
+from .losses import ProgressiveLoss
 from .necks import NormedPooling, PooledDropout
 
 __all__ = [
@@ -29,6 +34,11 @@ __all__ = [
     'ConTNet',
     'Container',
     'ContextAggregation',
+    'ContextualConv2d',
+    'ContextualConvNeXt',
+    'ContextualResNet',
+    'ContextualizingLayers',
+    'ProgressiveLoss',
     'ConvAttention',
     'ConvPositionEncoding',
     'ConvRelativePositionEncoding',

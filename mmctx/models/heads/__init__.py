@@ -6,7 +6,7 @@ host when a model asks for it, so that ``import mmctx`` needs none.
 
 from mmctx.registry import MODELS, register
 
-__all__ = ['build_coat_cls_head']
+__all__ = ['build_coat_cls_head', 'build_contextual_cls_head']
 
 
 @register(MODELS, 'CoaTClsHead')
@@ -19,3 +19,15 @@ def build_coat_cls_head(**kwargs):
     from .coat_cls_head import CoaTClsHead
 
     return CoaTClsHead(**kwargs)
+
+
+@register(MODELS, 'ContextualClsHead')
+def build_contextual_cls_head(**kwargs):
+    """A :class:`~.contextual_cls_head.ContextualClsHead`.
+
+    Raises:
+        ImportError: mmpretrain is not installed.
+    """
+    from .contextual_cls_head import ContextualClsHead
+
+    return ContextualClsHead(**kwargs)
