@@ -1,7 +1,7 @@
 """The loss of Contextual CNN, over all its stages."""
 
 from collections.abc import Sequence
-from typing import NamedTuple, Optional, Union
+from typing import NamedTuple, Optional
 
 import torch
 import torch.nn as nn
@@ -145,7 +145,7 @@ class ProgressiveLoss(nn.Module):
         considered: Optional[Sequence[Optional[Tensor]]] = None,
         selection: str = 'rerank',
     ) -> Tensor:
-        """The weighted sum over stages; arguments as in :meth:`stage_losses`."""
+        """The sum of :meth:`stage_losses`, a scalar."""
         losses = self.stage_losses(scores, target, considered, selection)
         return torch.stack(losses).sum()
 
