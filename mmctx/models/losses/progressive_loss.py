@@ -58,7 +58,7 @@ class Pair(NamedTuple):
 
     def after(self, smoothing: float, count: Tensor) -> 'Pair':
         """Shares as read off the smoothed target over ``count`` classes."""
-        off = smoothing / count
+        off = smoothing / count.to(self.share.dtype)
         on = 1 - smoothing + off
         main = self.share * on + (1 - self.share) * off
         mixed = self.share * off + (1 - self.share) * on
