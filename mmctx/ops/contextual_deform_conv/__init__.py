@@ -5,12 +5,57 @@ from typing import Optional, Union
 import torch
 from torch import Tensor
 
-from .reference import contextual_deform_conv_reference
+from . import bags
+from .reference import contextual_deform_conv_reference, contract_reference
 
 __all__ = ['contextual_deform_conv', 'contextual_deform_conv_reference']
 
-BACKENDS = ('reference',)
+BACKENDS = ('reference', 'bags')
 IntOrPair = Union[int, tuple[int, int]]
+
+
+@torch.library.custom_op('mmctx::contextual_contract', mutates_args=())
+def _contract(
+    rows: Tensor, index: Tensor, corner: Tensor, weight: Tensor
+) -> Tensor:
+    return bags.forward(rows, index, corner, weight)
+
+
+@torch.library.custom_op(
+    'mmctx::contextual_contract_backward', mutates_args=()
+)
+def _contract_backward(
+    grad: Tensor, rows: Tensor, index: Tensor, corner: Tensor, weight: Tensor
+) -> tuple[Tensor, Tensor, Tensor]:
+    return bags.backward(grad, rows, index, corner, weight)
+
+
+@_contract.register_fake
+def _(rows, index, corner, weight):
+    n, groups, channels = weight.shape[:3]
+    return rows.new_empty(n, index.shape[2], groups * channels)
+
+
+@_contract_backward.register_fake
+def _(grad, rows, index, corner, weight):
+    return tuple(x.new_empty(x.shape) for x in (rows, corner, weight))
+
+
+def _setup_context(ctx, inputs, output):
+    ctx.save_for_backward(*inputs)
+
+
+def _backward_of_contract(ctx, grad):
+    of_rows, of_corner, of_weight = _contract_backward(
+        grad, *ctx.saved_tensors
+    )
+    return of_rows, None, of_corner, of_weight
+
+
+_contract.register_autograd(
+    _backward_of_contract, setup_context=_setup_context
+)
+_CONTRACTIONS = {'reference': contract_reference, 'bags': _contract}
 
 
 def _pair(name: str, value: IntOrPair, least: int) -> tuple[int, int]:
@@ -73,6 +118,18 @@ def _check_weight(x: Tensor, weight: Tensor) -> None:
         )
 
 
+def _choose_backend(x: Tensor) -> str:
+    # Exporters know the plain form's operators only. Compilers take the
+    # bags as one operator of their own: there is nothing left to fuse in it,
+    # and 49 taps written out take minutes to compile.
+    exporting = (
+        torch.onnx.is_in_onnx_export()
+        or torch.jit.is_tracing()
+        or torch.compiler.is_exporting()
+    )
+    return 'bags' if x.device.type == 'cpu' and not exporting else 'reference'
+
+
 def contextual_deform_conv(
     x: Tensor,
     offset: Tensor,
@@ -107,9 +164,10 @@ def contextual_deform_conv(
         stride (int or tuple[int, int]): Height before width, as below.
         padding (int or tuple[int, int]): Zeros around the map.
         dilation (int or tuple[int, int]): Distance of neighbouring taps.
-        backend (str, optional): One of ``BACKENDS``; 'reference' is plain
-            PyTorch, differentiable any number of times. Defaults to the best
-            that the circumstances allow.
+        backend (str, optional): 'reference' (one tap after the other,
+            differentiable any number of times) or 'bags' (embedding bags on
+            a CPU, once differentiable). Defaults to the best that the
+            circumstances allow.
 
     Returns:
         Tensor: (N, C_out, H', W') in the dtype of ``x`` and in channels_last
@@ -150,9 +208,19 @@ def contextual_deform_conv(
     _check_shape('offset', offset, (n, 2 * taps, *size), "(N, 2*K*K, H', W')")
     _check_shape('mask', mask, (n, taps, *size), "(N, K*K, H', W')")
     _check_shape('bias', bias, weight.shape[1:2], '(C_out,)')
-    backend = backend or 'reference'
-    if backend == 'reference':
-        return contextual_deform_conv_reference(
-            x, offset, weight, bias, mask, stride, padding, dilation
+    backend = backend or _choose_backend(x)
+    if backend not in BACKENDS:
+        raise ValueError(
+            f'backend must be one of {BACKENDS}, got {backend!r}.'
         )
-    raise ValueError(f'backend must be one of {BACKENDS}, got {backend!r}.')
+    return contextual_deform_conv_reference(
+        x,
+        offset,
+        weight,
+        bias,
+        mask,
+        stride,
+        padding,
+        dilation,
+        contract=_CONTRACTIONS[backend],
+    )
