@@ -274,13 +274,13 @@ def test_wrong_context():
 
 @pytest.mark.parametrize('host', ['mmdet', 'mmpretrain'])
 def test_in_a_resnet_of_mmcv(host):
-    """Every 3 x 3 convolution; zeros survive the network's own start."""
+    """All 3 x 3 convolutions; zeros survive the network's own start."""
     models = pytest.importorskip(f'{host}.registry').MODELS
     with DefaultScope.overwrite_default_scope(host):
         model = models.build(
             dict(
                 type='ResNet',
-                depth=50,
+                depth=18,
                 base_channels=8,
                 stem_channels=8,
                 conv_cfg=dict(type='ContextualConv', mask=False),
@@ -292,7 +292,8 @@ def test_in_a_resnet_of_mmcv(host):
     for conv in convs:
         assert not conv.sampling_predictor.predict.weight.any()
         assert not conv.weight_predictor.fc2.weight.any()
-    maps = model.train()(torch.randn(2, 3, 64, 64))
+    model.train()  # which returns nothing in mmdet
+    maps = model(torch.randn(2, 3, 64, 64))
     sum(m.square().mean() for m in maps).backward()
     assert all(p.grad is not None for c in convs for p in c.parameters())
 
