@@ -225,7 +225,7 @@ class ContextualizingLayers(nn.Module):
         Returns:
             Tensor: (N, classes), in the order of the classes.
         """
-        device = x.device.type
+        device = 'cpu' if x.is_meta else x.device.type  # no meta in autocast
         if torch.is_autocast_enabled(device):
             with torch.autocast(device, enabled=False):
                 return self.scores(stage, x.float(), valid)
