@@ -31,7 +31,9 @@ class ModelSpec:
             ``in_channels=None`` stands for the backbone's channels.
         head (dict): Config of the classifier's head, less its channels and
             classes.
-        classifier (dict): What the backbone of a classifier takes besides.
+        classifier (dict): What the backbone of a classifier takes besides;
+            ``num_classes=None`` stands for the number of classes, for a
+            backbone that scores them itself.
     """
 
     family: str
@@ -42,6 +44,13 @@ class ModelSpec:
     )
     head: dict = field(default_factory=lambda: dict(type='LinearClsHead'))
     classifier: dict = field(default_factory=dict)
+
+    def classifier_options(self, num_classes: int = 1000) -> dict:
+        """What the backbone of a classifier takes besides."""
+        options = dict(self.classifier)
+        if 'num_classes' in options:
+            options['num_classes'] = num_classes
+        return options
 
 
 def _coat(arch: str, *tasks: str) -> ModelSpec:
@@ -74,6 +83,17 @@ def _contnet(arch: str, *tasks: str, **options) -> ModelSpec:
         dict(type='ConTNet', arch=arch, **options),
         (CLASSIFICATION, *tasks),
         classifier=dict(dense=False),
+    )
+
+
+def _contextual(backbone: str, *tasks: str, **options) -> ModelSpec:
+    return ModelSpec(
+        'contextual_cnn',
+        dict(type=backbone, **options),
+        (CLASSIFICATION, *tasks),
+        neck=None,
+        head=dict(type='ContextualClsHead'),
+        classifier=dict(with_class_scores=True, num_classes=None),
     )
 
 
@@ -110,6 +130,27 @@ _SPECS: dict[str, ModelSpec] = {
     'container_light': _container('light', DETECTION, INSTANCE),
     'container_light_paper': _container('light_paper'),
     'container': _container('full'),
+    'ctx_convnext_tiny': _contextual(
+        'ContextualConvNeXt', DETECTION, INSTANCE, arch='tiny'
+    ),
+    'ctx_convnext_small': _contextual('ContextualConvNeXt', arch='small'),
+    'ctx_convnext_base': _contextual('ContextualConvNeXt', arch='base'),
+    'ctx_resnet50': _contextual('ContextualResNet', depth=50),
+    'ctx_resnet50_weight_only': _contextual(
+        'ContextualResNet', depth=50, sampling_offsets=False
+    ),
+    'ctx_resnet50_sampling_only': _contextual(
+        'ContextualResNet', depth=50, weight_offsets=False
+    ),
+    'ctx_resnet50_sampling_only_nomask': _contextual(
+        'ContextualResNet', depth=50, weight_offsets=False, mask=False
+    ),
+    'ctx_resnet50_no_context': _contextual(
+        'ContextualResNet', depth=50, use_context=False
+    ),
+    'ctx_resnet50_ctx_stage34': _contextual(
+        'ContextualResNet', depth=50, contextual_stages=(2, 3)
+    ),
 }
 
 
@@ -212,7 +253,8 @@ def get_model(
             'mmctx.get_backbone, which does not need it.'
         ) from error
     spec = get_spec(name)
-    backbone = get_backbone(name, **{**spec.classifier, **overrides})
+    options = spec.classifier_options(num_classes)
+    backbone = get_backbone(name, **{**options, **overrides})
     channels = dict(in_channels=backbone.out_channels[-1])
     neck = dict(spec.neck) if spec.neck else None
     if neck and 'in_channels' in neck:
@@ -222,7 +264,7 @@ def get_model(
     with DefaultScope.overwrite_default_scope('mmpretrain'):
         model = ImageClassifier(backbone=backbone, neck=neck, head=head)
     if not pretrained:
-        initialize(model.head, model.head.init_cfg)
+        initialize(model.head, model.head.init_cfg or [])
         return model
     state = load_checkpoint(_released_uri(name))
     if num_classes != 1000:

@@ -69,10 +69,40 @@ TINY = {
         qkv_bias=False,
         separable=True,
     ),
+    'ContextualConvNeXt': dict(
+        arch=dict(depths=(1, 2, 3, 1), channels=(16, 16, 24, 32)),
+        contextual_every=2,
+        num_classes=12,
+        class_counts=(6, 4, 2),
+        embedding_dims=16,
+        layer_scale_init_value=1.0,
+    ),
+    'ContextualResNet': dict(
+        depth=14,
+        stem_channels=16,
+        base_channels=16,
+        num_classes=12,
+        class_counts=(6, 4, 2),
+        embedding_dims=16,
+    ),
+    'ContextualResNet reduce': dict(
+        depth=(1, 1, 2, 1),
+        stem_channels=16,
+        base_channels=16,
+        contextual_stages=(0, 1, 2, 3),
+        contextual_every=1,
+        num_classes=12,
+        class_counts=(6, 4, 2),
+        embedding_dims=16,
+        selection='reduce',
+        weight_offsets=False,
+        mask=False,
+        ignore_padding=True,
+    ),
 }
 
 #: Classes that hold no batch norm.
-WITHOUT_BATCH_NORM = {'CoaT'}
+WITHOUT_BATCH_NORM = {'CoaT', 'ContextualConvNeXt'}
 
 
 def class_of(name: str) -> str:

@@ -44,7 +44,7 @@ def fill_tensor(name: str, shape, dtype: str) -> Tensor:
         u = u * np.sqrt(3 / np.prod(shape[1:]))
     else:
         u = 0.5 * u
-    return torch.from_numpy(u).to(getattr(torch, dtype))
+    return torch.from_numpy(np.asarray(u)).to(getattr(torch, dtype))
 
 
 def make_input(shape) -> Tensor:

@@ -8,7 +8,7 @@ from typing import Optional
 import torch
 from torch import Tensor
 
-from . import coat, container, contnet, cotnet
+from . import coat, container, contextual_cnn, contnet, cotnet
 from .loading import CheckpointError, unwrap
 
 #: For each family, a function of all keys of a released file that gives the
@@ -18,6 +18,16 @@ RENAMERS: dict[str, Callable[[Collection[str]], Callable[[str], str]]] = {
     'coat': coat.rename,
     'container': container.rename,
     'contnet': contnet.rename,
+    'contextual_cnn': contextual_cnn.rename,
+}
+#: For families that start from plain networks, whether one of our names is
+#: of a part that a file has either as a whole or not at all.
+OPTIONAL: dict[str, Callable[[str], bool]] = {
+    'contextual_cnn': contextual_cnn.is_contextual,
+}
+#: Of our name and a released tensor gives the tensor in our shape.
+RESHAPERS: dict[str, Callable[[str, Tensor], Tensor]] = {
+    'contextual_cnn': contextual_cnn.reshape,
 }
 
 
@@ -35,7 +45,9 @@ class Conversion:
         misshapen (list): Sentences on tensors of another shape.
         conflicting (list): Released names of a shared tensor that has other
             values under an earlier name.
-        missing (list): Our names that the file does not fill.
+        missing (list): Our names that the file should fill and does not.
+        fresh (list): Our names that the file of a plain network does not
+            fill: they keep their initial values.
     """
 
     state_dict: dict[str, Tensor] = field(default_factory=dict)
@@ -45,6 +57,7 @@ class Conversion:
     misshapen: list[str] = field(default_factory=list)
     conflicting: list[str] = field(default_factory=list)
     missing: list[str] = field(default_factory=list)
+    fresh: list[str] = field(default_factory=list)
 
     def complaints(self) -> list[str]:
         """One line for each kind of misfit, empty if the file fits."""
@@ -68,11 +81,11 @@ def _listed(names: list[str], most: int = 20) -> str:
 
 @cache
 def expected_tensors(name: str) -> Mapping[str, torch.Size]:
-    """Names and shapes of the backbone tensors of a zoo model."""
-    from mmctx.zoo import get_backbone
+    """Names and shapes of the backbone tensors of a zoo classifier."""
+    from mmctx.zoo import get_backbone, get_spec
 
     with torch.device('meta'):
-        backbone = get_backbone(name)
+        backbone = get_backbone(name, **get_spec(name).classifier_options())
     return {f'backbone.{k}': v.shape for k, v in backbone.state_dict().items()}
 
 
@@ -85,10 +98,13 @@ def examine(state_dict: Mapping[str, Tensor], name: str) -> Conversion:
     from mmctx.zoo import get_spec
 
     expected = expected_tensors(name)
-    rename = RENAMERS[get_spec(name).family](state_dict.keys())
+    family = get_spec(name).family
+    rename = RENAMERS[family](state_dict.keys())
+    reshape = RESHAPERS.get(family, lambda key, tensor: tensor)
     result = Conversion()
     for key, tensor in state_dict.items():
         ours = rename(key)
+        tensor = reshape(ours, tensor)
         if not ours:
             result.dropped.append(key)
         elif ours not in expected and not ours.startswith(('neck.', 'head.')):
@@ -102,11 +118,15 @@ def examine(state_dict: Mapping[str, Tensor], name: str) -> Conversion:
             result.conflicting.append(key)
         else:
             result.mapping[key] = ours
-    for key in expected:
+    filled = {*result.state_dict, *map(rename, state_dict)}
+    optional = OPTIONAL.get(family, lambda key: False)
+    if not any(map(optional, filled)):
+        result.fresh = [k for k in expected if optional(k)]
+    for key in set(expected).difference(result.fresh):
         if key.endswith('.num_batches_tracked'):
             # Frozen norms have no such counter.
             result.state_dict.setdefault(key, torch.tensor(0))
-    filled = {*result.state_dict, *map(rename, state_dict)}
+    filled.update(result.state_dict, result.fresh)
     result.missing = [k for k in expected if k not in filled]
     return result
 
@@ -122,7 +142,8 @@ def convert_state_dict(state_dict: Mapping, name: str) -> dict[str, Tensor]:
     Returns:
         dict[str, Tensor]: Loadable with ``strict=True`` into
         ``mmctx.get_model(name)``; for the file of a detector the backbone's
-        part of it.
+        part of it, for that of a plain ConvNeXt or ResNet what a contextual
+        one starts from.
 
     Raises:
         CheckpointError: Some keys are not known, have another shape, or are

@@ -7,8 +7,10 @@ from mmengine.logging import print_log
 from mmengine.runner import CheckpointLoader
 from torch import Tensor
 
+from .contextual_cnn import is_contextual, is_foreign
 from .convert import convert_state_dict, recognise
 from .loading import CheckpointError, fetch, load_file, unwrap
+from .released import RELEASED
 
 SCHEME = 'mmctx://'
 
@@ -22,7 +24,7 @@ def _load_released(uri: str) -> dict[str, Tensor]:
             f'{SCHEME}NAME#sha256=DIGEST.'
         )
     path = fetch(name, fragment[len('sha256=') :] or None)
-    return convert_state_dict(load_file(path), name)
+    return convert_state_dict(load_file(path), RELEASED[name].model or name)
 
 
 @CheckpointLoader.register_scheme(prefixes=SCHEME)
@@ -35,8 +37,9 @@ def load_checkpoint(uri: str) -> dict[str, Tensor]:
     """State dict in our names from an address or a file.
 
     Args:
-        uri (str): ``mmctx://NAME``, a released file, or a checkpoint of a
-            model with one of our backbones.
+        uri (str): ``mmctx://NAME``, a released file, that of a plain
+            ConvNeXt or ResNet, or a checkpoint of a model with one of our
+            backbones.
 
     Raises:
         CheckpointError: The file is refused, damaged, or not understood.
@@ -45,7 +48,7 @@ def load_checkpoint(uri: str) -> dict[str, Tensor]:
     if uri.startswith(SCHEME):
         return _load_released(uri)
     state = unwrap(load_file(uri))
-    if any('stages.' in key for key in state):
+    if any('stages.' in key for key in state) and not is_foreign(state):
         return state
     return convert_state_dict(state, recognise(state))
 
@@ -72,6 +75,9 @@ def load_backbone(
 ) -> None:
     """Fill a backbone from an address or a file; all of it or nothing.
 
+    A contextual network may start from a plain one: what that lacks keeps
+    its initial values.
+
     Args:
         backbone (nn.Module): One of our backbones. Stages that it does not
             build may be in the checkpoint.
@@ -87,6 +93,10 @@ def load_backbone(
     unbuilt = backbone.unbuilt_keys()
     unknown = [k for k in part if k not in own and not k.startswith(unbuilt)]
     missing = [k for k in own if k not in part]
+    fresh = []
+    if not any(is_contextual(f'backbone.{k}') for k in part):
+        fresh = [k for k in missing if is_contextual(f'backbone.{k}')]
+        missing = [k for k in missing if k not in fresh]
     misshapen = [
         f'{k} {tuple(part[k].shape)} instead of {tuple(v.shape)}'
         for k, v in own.items()
@@ -99,5 +109,9 @@ def load_backbone(
             f'unknown keys {unknown[:5]}, {len(misshapen)} of another shape '
             f'{misshapen[:5]}. Check its depth, widths and other options.'
         )
-    backbone.load_state_dict({k: part[k] for k in own}, strict=True)
-    print_log(f'Loaded {len(own)} tensors from {uri}', logger='current')
+    loaded = {k: part[k] for k in own if k not in fresh}
+    backbone.load_state_dict(loaded, strict=not fresh)
+    started = f'; {len(fresh)} keep their initial values' if fresh else ''
+    print_log(
+        f'Loaded {len(loaded)} tensors from {uri}{started}', logger='current'
+    )

@@ -14,11 +14,14 @@ class Released:
         page (str): Address for a person with a browser.
         sha256 (str, optional): Leading digits of its SHA-256, None where the
             authors published none.
+        model (str, optional): Name of the model that starts from the file,
+            where that is a plain network; by default the name it goes by.
     """
 
     url: Optional[str]
     page: str
     sha256: Optional[str] = None
+    model: Optional[str] = None
 
 
 def _drive(file_id: str) -> Released:
@@ -42,6 +45,8 @@ def _coat(name: str, sha256: str) -> Released:
     return Released(url=url, page=url, sha256=sha256)
 
 
+_TIMM = 'https://github.com/rwightman/pytorch-image-models/releases/download'
+
 RELEASED: dict[str, Released] = {
     'cotnet50': _drive('1SR5ezIu7LN943zHaUh4mC0ehxBVMqtfv'),
     'cotnet101': _drive('11jExbPEg4Eq5PApisZyE5k-1CbRYnsQb'),
@@ -64,4 +69,12 @@ RELEASED: dict[str, Released] = {
     'coat_mini': _coat('coat_mini', '40667eec'),
     'coat_small': _coat('coat_small', '7479cf9b'),
     'container_light': _drive('1WMOWoxTX7AQDCbfMYh7naqIHube3K85A'),
+    # Not a trained network of the family, of which there are none, but what
+    # Contextual ResNets start from.
+    'resnet50_a1_in1k': Released(
+        url=f'{_TIMM}/v0.1-rsb-weights/resnet50_a1_0-14fe96d1.pth',
+        page=f'{_TIMM}/v0.1-rsb-weights/resnet50_a1_0-14fe96d1.pth',
+        sha256='14fe96d1',
+        model='ctx_resnet50',
+    ),
 }

@@ -4,6 +4,8 @@ from . import detectors, heads, selfsup  # noqa: F401
 from .backbones import (
     CoaT,
     Container,
+    ContextualConvNeXt,
+    ContextualResNet,
     ConTNet,
     CoTNet,
     CoTNeXt,
@@ -12,6 +14,8 @@ from .backbones import (
 from .heads import DINOProjectionHead, NearestNeighborsHead
 from .layers import (
     ContextAggregation,
+    ContextualConv2d,
+    ContextualizingLayers,
     ConvAttention,
     ConvPositionEncoding,
     ConvRelativePositionEncoding,
@@ -19,7 +23,7 @@ from .layers import (
     CoXtLayer,
     PatchwiseTransformerEncoder,
 )
-from .losses import DINOLoss
+from .losses import DINOLoss, ProgressiveLoss
 from .necks import NormedPooling, PooledDropout
 
 __all__ = [
@@ -31,6 +35,10 @@ __all__ = [
     'ConTNet',
     'Container',
     'ContextAggregation',
+    'ContextualConv2d',
+    'ContextualConvNeXt',
+    'ContextualResNet',
+    'ContextualizingLayers',
     'ConvAttention',
     'ConvPositionEncoding',
     'ConvRelativePositionEncoding',
@@ -40,5 +48,6 @@ __all__ = [
     'NormedPooling',
     'PatchwiseTransformerEncoder',
     'PooledDropout',
+    'ProgressiveLoss',
     'SECoTNetD',
 ]

@@ -48,7 +48,9 @@ def detectron2_names(state):
     [
         'cotnet50', 'cotnext50', 'se_cotnetd_50', 'coat_lite_tiny',
         'coat_lite_small', 'coat_tiny', 'coat_mini', 'container_light',
-        'contnet_ti', 'contnet_m', 'contnet_m_relative',
+        'contnet_ti', 'contnet_m', 'contnet_m_relative', 'ctx_resnet50',
+        'ctx_convnext_tiny', 'ctx_resnet50_sampling_only_nomask',
+        'ctx_resnet50_no_context', 'ctx_resnet50_ctx_stage34',
     ],
 )  # fmt: skip
 def test_strict_load_and_recognition(name):

@@ -1,11 +1,14 @@
 """Networks with converted weights compute what the releases compute."""
 
+import re
 from contextlib import contextmanager
 
 import pytest
 import torch
 
 from mmctx import get_backbone
+from mmctx.models.layers import ContextualConv2d
+from mmctx.models.losses import ProgressiveLoss
 from mmctx.zoo import get_spec
 from tests.parity import (
     FLOAT32_TOLERANCE,
@@ -35,8 +38,14 @@ def _named(maps):
 
 def _outputs(model, x):
     maps = model.backbone(x)
-    outputs = _named(maps)
+    outputs = dict(_named(maps), maps=maps)
     outputs['logits'] = model.head(model.neck(maps) if model.neck else maps)
+    scores = getattr(maps, 'class_scores', ())
+    # Scored stages are the last ones.
+    for i, score in enumerate(scores, 5 - len(scores)):
+        outputs[f'class_scores{i}'] = score
+    if scores:
+        outputs['class_scores_all'] = torch.cat(scores, dim=1)
     return outputs
 
 
@@ -50,6 +59,8 @@ def _inner_modules(fixture, model):
             'blocks4.0': (backbone.stages[3][0], 1),
             'norm': (model.neck.norm, 1),
         }
+    if family == 'contextual_cnn':
+        return _contextual_modules(backbone)
     if family != 'contnet':
         return {}
     first = backbone.stages[0][0].ste
@@ -61,6 +72,21 @@ def _inner_modules(fixture, model):
     for i, stage in enumerate(backbone.stages):
         inner[f'stage{i + 1}_pre_down'] = stage[-1], 0
     return inner
+
+
+def _contextual_modules(backbone):
+    first = next(
+        m for m in backbone.modules() if isinstance(m, ContextualConv2d)
+    )
+    inner = {
+        'stem': (backbone.stem, 1),
+        'first_ctxconv.out': (first, 1),
+        'first_ctxconv.spatial': (first.sampling_predictor, 1),
+        'first_ctxconv.weight_offset': (first.weight_predictor, 1),
+    }
+    for i, merger in backbone.contextualizing.merge.items():
+        inner[f'context{int(i) + 1}'] = merger, 1
+    return {k: pair for k, pair in inner.items() if pair[0] is not None}
 
 
 @contextmanager
@@ -82,6 +108,8 @@ def _tapped(modules):
 
 def _check_outputs(outputs, case):
     for key, expected in case['outputs'].items():
+        if re.fullmatch(r'scores\d', key):
+            continue  # sorted by the scores of the stage before
         tolerance = max(FLOAT32_TOLERANCE, 5 * case['fp32_vs_fp64'][key])
         check_output(outputs[key], expected, tolerance)
 
@@ -94,6 +122,28 @@ def test_evaluation(fixture, model):
         with torch.no_grad(), _tapped(inner) as found:
             outputs = _outputs(model, make_input(case['input_shape']))
         _check_outputs({**found, **outputs}, case)
+        for expected in case.get('loss', []):
+            _check_loss(outputs['maps'], expected)
+
+
+def _check_loss(maps, expected):
+    """Of the class scores; mixed targets are smoothed by the loss."""
+    if expected['kind'] == 'hard':
+        target = torch.tensor(expected['target'])
+    else:
+        assert expected['input_smoothing'] == expected['smoothing']
+        target = torch.zeros_like(maps.class_scores[0])
+        labels = torch.tensor(expected['labels'])
+        weights = torch.tensor([expected['weights']])
+        target.scatter_(1, labels, weights.expand(labels.shape))
+    *alphas, last = expected['alphas']
+    assert len({*alphas}) == last == 1
+    criterion = ProgressiveLoss(alphas[0], expected['smoothing'])
+    inputs = maps.class_scores, target, maps.considered
+    stages = [v.item() for v in criterion.stage_losses(*inputs)]
+    assert stages == pytest.approx(expected['stage_losses_weighted'], rel=1e-5)
+    loss = criterion(*inputs).item()
+    assert loss == pytest.approx(expected['loss'], rel=1e-5)
 
 
 def test_dense_evaluation(fixture, model):

@@ -28,6 +28,11 @@ def local_aggregation_flop(value, weight, *_, **__):
     return 2 * torch.Size(value).numel() * weight[2]
 
 
+def contextual_contract_flop(rows, index, corner, weight, *_, **__):
+    """As of an ordinary convolution: index (N, T, P), weight (N, ..., T)."""
+    return 2 * torch.Size(weight).numel() * index[2]
+
+
 def attention_flop(query, key, value, *_, **__):
     return sdpa_flop_count(query, key, value)
 
@@ -37,6 +42,7 @@ ATTENTION = 'attention products'
 #: Operators that PyTorch's counter does not know.
 FORMULAS = {
     torch.ops.mmctx.local_aggregation: local_aggregation_flop,
+    torch.ops.mmctx.contextual_contract: contextual_contract_flop,
     torch.ops.aten._scaled_dot_product_flash_attention_for_cpu: attention_flop,
 }
 

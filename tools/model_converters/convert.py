@@ -66,6 +66,11 @@ def table(conversion):
             f'{"(left out)":<18} {len(conversion.dropped):>7} {"":>12}  '
             f'{conversion.dropped[0]}: beyond the backbone'
         )
+    if conversion.fresh:
+        lines.append(
+            f'{"(not in file)":<18} {len(conversion.fresh):>7} {"":>12}  '
+            f'{conversion.fresh[0]}: a plain network to start from'
+        )
     return '\n'.join(lines)
 
 

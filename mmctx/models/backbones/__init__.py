@@ -4,10 +4,20 @@ from mmctx.registry import MODELS, register
 
 from .coat import CoaT
 from .container import Container
+from .contextual_cnn import ContextualConvNeXt, ContextualResNet
 from .contnet import ConTNet
 from .cotnet import CoTNet, CoTNeXt, SECoTNetD
 
-__all__ = ['CoTNeXt', 'CoTNet', 'CoaT', 'ConTNet', 'Container', 'SECoTNetD']
+__all__ = [
+    'CoTNeXt',
+    'CoTNet',
+    'CoaT',
+    'ConTNet',
+    'Container',
+    'ContextualConvNeXt',
+    'ContextualResNet',
+    'SECoTNetD',
+]
 
 
 @register(MODELS, 'PAMVisionTransformer')

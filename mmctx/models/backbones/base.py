@@ -101,12 +101,13 @@ class ContextBackbone(BaseModule):
             )
         return resolved
 
-    def forward(self, x: Tensor) -> tuple[Tensor, ...]:
+    def forward(self, x: Tensor, **options) -> tuple[Tensor, ...]:
         """Feature maps of a batch of images.
 
         Args:
             x (Tensor): Normalised images (N, C, H, W), floating point, H and
                 W at least 32.
+            **options: What a subclass takes beside.
 
         Returns:
             tuple[Tensor]: For each out index i with stride s, a map
@@ -121,7 +122,7 @@ class ContextBackbone(BaseModule):
         """
         self._check_input(x)
         try:
-            return self._forward_maps(x)
+            return self._forward_maps(x, **options)
         except ValueError as error:
             if 'more than 1 value per channel' not in str(error):
                 raise
@@ -143,10 +144,10 @@ class ContextBackbone(BaseModule):
                 maps.append(x.contiguous())
         return tuple(maps)
 
-    def _run_block(self, block: nn.Module, x: Tensor) -> Tensor:
+    def _run_block(self, block: nn.Module, x: Tensor, *more) -> Tensor:
         if self.with_cp and x.requires_grad:
-            return checkpoint(block, x, use_reentrant=False)
-        return block(x)
+            return checkpoint(block, x, *more, use_reentrant=False)
+        return block(x, *more)
 
     def _check_input(self, x: Tensor) -> None:
         name = type(self).__name__

@@ -8,35 +8,17 @@ import torch
 import torch.nn as nn
 import torch.nn.functional as F
 from mmcv.cnn import build_norm_layer
-from mmcv.cnn.bricks import DropPath
 from mmengine.registry import MODELS
 from torch import Tensor
 
 from mmctx.models.backbones.base import NUM_STAGES, ContextBackbone
 from mmctx.models.layers import CoTLayer, CoXtLayer
+from mmctx.models.layers.bottleneck import (
+    Bottleneck,
+    conv_norm,
+    resolve_depth,
+)
 from mmctx.registry import register
-
-
-def conv_norm(
-    in_channels: int,
-    out_channels: int,
-    kernel_size: int,
-    stride: int,
-    norm_cfg: dict,
-    *tail: nn.Module,
-) -> nn.Sequential:
-    """A bias-free "same" convolution, its norm, and what follows them."""
-    conv = nn.Conv2d(
-        in_channels,
-        out_channels,
-        kernel_size,
-        stride,
-        padding=kernel_size // 2,
-        bias=False,
-    )
-    return nn.Sequential(
-        conv, build_norm_layer(norm_cfg, out_channels)[1], *tail
-    )
 
 
 class SEConv(nn.Module):
@@ -88,52 +70,6 @@ class BlurPool(nn.Module):
         """(N, C, H, W) to (N, C, ceil(H / 2), ceil(W / 2))."""
         x = F.pad(x, (1, 1, 1, 1), mode='reflect')
         return F.conv2d(x, self.kernel, stride=2, groups=x.shape[1])
-
-
-class Bottleneck(nn.Module):
-    """Residual bottleneck around an operator.
-
-    Args:
-        in_channels (int): Channels of the input.
-        channels (int): Channels D inside.
-        out_channels (int): Channels of the output.
-        operator (nn.Module): From (N, D, H, W) to (N, D, H', W').
-        shortcut (nn.Module): Maps the input to the output's shape.
-        norm_cfg (dict): Norm layers.
-        drop_path (float): Probability of dropping the branch. Defaults to 0.
-        pool_before (nn.Module, optional): Pooling before the operator.
-        pool_after (nn.Module, optional): Pooling behind the operator.
-    """
-
-    def __init__(
-        self,
-        in_channels: int,
-        channels: int,
-        out_channels: int,
-        operator: nn.Module,
-        shortcut: nn.Module,
-        norm_cfg: dict,
-        drop_path: float = 0.0,
-        pool_before: Optional[nn.Module] = None,
-        pool_after: Optional[nn.Module] = None,
-    ) -> None:
-        super().__init__()
-        self.reduce = conv_norm(
-            in_channels, channels, 1, 1, norm_cfg, nn.ReLU(inplace=True)
-        )
-        self.pool_before = pool_before or nn.Identity()
-        self.operator = operator
-        self.pool_after = pool_after or nn.Identity()
-        self.expand = conv_norm(channels, out_channels, 1, 1, norm_cfg)
-        self.shortcut = shortcut
-        self.drop_path = DropPath(drop_path) if drop_path else nn.Identity()
-        self.act = nn.ReLU(inplace=True)
-
-    def forward(self, x: Tensor) -> Tensor:
-        """(N, C_in, H, W) to (N, C_out, H / stride, W / stride)."""
-        branch = self.operator(self.pool_before(self.reduce(x)))
-        branch = self.drop_path(self.expand(self.pool_after(branch)))
-        return self.act(branch.add_(self.shortcut(x)))
 
 
 @register(MODELS)
@@ -213,7 +149,9 @@ class CoTNet(ContextBackbone):
             with_cp=with_cp,
             init_cfg=init_cfg,
         )
-        self.depths = self._resolve_depth(depth)
+        self.depths = resolve_depth(
+            type(self).__name__, depth, self.arch_settings
+        )
         self.cot_stages = self._resolve_cot_stages(cot_stages)
         self.context = context
         self.norm_cfg = norm_cfg or dict(type='BN')
@@ -235,26 +173,6 @@ class CoTNet(ContextBackbone):
                 channels = stage_channels[i]
             self.stages.append(nn.Sequential(*blocks))
         self._finish_init()
-
-    def _resolve_depth(
-        self, depth: Union[int, Sequence[int]]
-    ) -> tuple[int, ...]:
-        depths = (
-            self.arch_settings.get(depth)
-            if isinstance(depth, int)
-            else tuple(depth)
-        )
-        if (
-            depths is None
-            or len(depths) != NUM_STAGES
-            or any(not isinstance(d, int) or d < 1 for d in depths)
-        ):
-            raise ValueError(
-                f'{type(self).__name__} depth must be one of '
-                f'{sorted(self.arch_settings)}, or four positive numbers of '
-                f'blocks, got {depth!r}.'
-            )
-        return depths
 
     @staticmethod
     def _resolve_cot_stages(cot_stages: Sequence[int]) -> tuple[int, ...]:

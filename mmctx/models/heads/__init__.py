@@ -13,6 +13,7 @@ __all__ = [
     'DINOProjectionHead',
     'NearestNeighborsHead',
     'build_coat_cls_head',
+    'build_contextual_cls_head',
 ]
 
 
@@ -26,3 +27,15 @@ def build_coat_cls_head(**kwargs):
     from .coat_cls_head import CoaTClsHead
 
     return CoaTClsHead(**kwargs)
+
+
+@register(MODELS, 'ContextualClsHead')
+def build_contextual_cls_head(**kwargs):
+    """A :class:`~.contextual_cls_head.ContextualClsHead`.
+
+    Raises:
+        ImportError: mmpretrain is not installed.
+    """
+    from .contextual_cls_head import ContextualClsHead
+
+    return ContextualClsHead(**kwargs)

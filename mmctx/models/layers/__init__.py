@@ -1,6 +1,8 @@
 """The context operators as layers, each usable alone."""
 
 from .context_aggregation import ContextAggregation
+from .contextual_conv import ContextualConv2d
+from .contextualizing import ContextualizingLayers
 from .conv_attention import (
     ConvAttention,
     ConvPositionEncoding,
@@ -13,6 +15,8 @@ __all__ = [
     'CoTLayer',
     'CoXtLayer',
     'ContextAggregation',
+    'ContextualConv2d',
+    'ContextualizingLayers',
     'ConvAttention',
     'ConvPositionEncoding',
     'ConvRelativePositionEncoding',

@@ -1,5 +1,6 @@
 """Losses that the papers need and the hosts lack."""
 
 from .dino_loss import DINOLoss
+from .progressive_loss import ProgressiveLoss
 
-__all__ = ['DINOLoss']
+__all__ = ['DINOLoss', 'ProgressiveLoss']

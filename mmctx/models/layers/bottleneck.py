@@ -1,0 +1,105 @@
+"""The bottleneck of residual networks, around any operator."""
+
+from collections.abc import Mapping, Sequence
+from typing import Optional, Union
+
+import torch.nn as nn
+from mmcv.cnn import build_norm_layer
+from mmcv.cnn.bricks import DropPath
+from torch import Tensor
+
+
+def resolve_depth(
+    network: str,
+    depth: Union[int, Sequence[int]],
+    settings: Mapping[int, tuple[int, ...]],
+) -> tuple[int, ...]:
+    """Blocks of each of the four stages.
+
+    Args:
+        network (str): Name of the network, for the message.
+        depth (int or Sequence[int]): A key of ``settings``, or four numbers.
+        settings (Mapping): Blocks for each known depth.
+
+    Raises:
+        ValueError: ``depth`` is not one of the above.
+    """
+    depths = settings.get(depth) if isinstance(depth, int) else tuple(depth)
+    if (
+        depths is None
+        or len(depths) != 4
+        or any(not isinstance(d, int) or d < 1 for d in depths)
+    ):
+        raise ValueError(
+            f'{network} depth must be one of {sorted(settings)}, or four '
+            f'positive numbers of blocks, got {depth!r}.'
+        )
+    return depths
+
+
+def conv_norm(
+    in_channels: int,
+    out_channels: int,
+    kernel_size: int,
+    stride: int,
+    norm_cfg: dict,
+    *tail: nn.Module,
+) -> nn.Sequential:
+    """A bias-free "same" convolution, its norm, and what follows them."""
+    conv = nn.Conv2d(
+        in_channels,
+        out_channels,
+        kernel_size,
+        stride,
+        padding=kernel_size // 2,
+        bias=False,
+    )
+    return nn.Sequential(
+        conv, build_norm_layer(norm_cfg, out_channels)[1], *tail
+    )
+
+
+class Bottleneck(nn.Module):
+    """Residual bottleneck around an operator.
+
+    Args:
+        in_channels (int): Channels of the input.
+        channels (int): Channels D inside.
+        out_channels (int): Channels of the output.
+        operator (nn.Module): From (N, D, H, W) to (N, D, H', W').
+        shortcut (nn.Module): Maps the input to the output's shape.
+        norm_cfg (dict): Norm layers.
+        drop_path (float): Probability of dropping the branch. Defaults to 0.
+        pool_before (nn.Module, optional): Pooling before the operator.
+        pool_after (nn.Module, optional): Pooling behind the operator.
+    """
+
+    def __init__(
+        self,
+        in_channels: int,
+        channels: int,
+        out_channels: int,
+        operator: nn.Module,
+        shortcut: nn.Module,
+        norm_cfg: dict,
+        drop_path: float = 0.0,
+        pool_before: Optional[nn.Module] = None,
+        pool_after: Optional[nn.Module] = None,
+    ) -> None:
+        super().__init__()
+        self.reduce = conv_norm(
+            in_channels, channels, 1, 1, norm_cfg, nn.ReLU(inplace=True)
+        )
+        self.pool_before = pool_before or nn.Identity()
+        self.operator = operator
+        self.pool_after = pool_after or nn.Identity()
+        self.expand = conv_norm(channels, out_channels, 1, 1, norm_cfg)
+        self.shortcut = shortcut
+        self.drop_path = DropPath(drop_path) if drop_path else nn.Identity()
+        self.act = nn.ReLU(inplace=True)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(N, C_in, H, W) to (N, C_out, H / stride, W / stride)."""
+        branch = self.operator(self.pool_before(self.reduce(x)))
+        branch = self.drop_path(self.expand(self.pool_after(branch)))
+        return self.act(branch.add_(self.shortcut(x)))

@@ -1,0 +1,377 @@
+"""The contextual convolution of Contextual CNN."""
+
+from typing import Optional, Union
+
+import torch
+import torch.nn as nn
+import torch.nn.functional as F
+from mmengine.registry import MODELS
+from torch import Tensor
+
+from mmctx.models.layers.norms import (
+    apply_norm,
+    build_norm,
+    build_vector_norm,
+)
+from mmctx.models.layers.pooling import global_mean
+from mmctx.ops import contextual_deform_conv
+from mmctx.registry import register
+
+
+def hidden_channels(channels: int, kernel_size: int) -> int:
+    """Width of the predictors: C / 4 for 3 x 3, C / 16 for 7 x 7."""
+    return channels // (4 * max(1, (kernel_size // 3) ** 2))
+
+
+def is_depthwise(conv: nn.Conv2d) -> bool:
+    return conv.groups == conv.in_channels == conv.out_channels
+
+
+class SamplingPredictor(nn.Module):
+    """Sampling offsets, and modulation masks, from features and context.
+
+    A 1 x 1 convolution of the context (the same at every pixel) and the
+    features, norm, ReLU, and a K x K convolution with the geometry of the
+    one that is modulated. The last layer starts at zero.
+
+    Source: `Contextual Convolutional Networks
+    <https://openreview.net/forum?id=PldynS56bN>`_, Sec. 3.3, Fig. 3 (b);
+    the mask, and the last convolution's being dense, from the released code.
+
+    Args:
+        conv (nn.Conv2d): The convolution that is modulated.
+        context_channels (int): Channels of the context, 0 for none.
+        mask (bool): Predict a modulation mask as well.
+        norm_cfg (dict): A norm of maps.
+    """
+
+    def __init__(
+        self,
+        conv: nn.Conv2d,
+        context_channels: int,
+        mask: bool,
+        norm_cfg: dict,
+    ) -> None:
+        super().__init__()
+        side = conv.kernel_size[0]
+        hidden = hidden_channels(conv.in_channels, side)
+        self.context_channels = context_channels
+        self.taps = side**2
+        self.mask = mask
+        self.reduce = nn.Conv2d(conv.in_channels + context_channels, hidden, 1)
+        self.norm = build_norm(norm_cfg, hidden)
+        self.predict = nn.Conv2d(
+            hidden,
+            (3 if mask else 2) * self.taps,
+            conv.kernel_size,
+            conv.stride,
+            conv.padding,
+            conv.dilation,
+        )
+
+    def forward(self, x: Tensor, context: Optional[Tensor] = None) -> Tensor:
+        """Offsets and logits of the mask.
+
+        Args:
+            x (Tensor): (N, C, H, W).
+            context (Tensor, optional): (N, C_ctx).
+
+        Returns:
+            Tensor: (N, 2 K K or 3 K K, H', W'): for each tap, row by row,
+            the offsets down and to the right in pixels; then, with a mask,
+            its logit for each tap.
+        """
+        return self.predict(
+            F.relu(apply_norm(self.norm, self._mix(x, context)))
+        )
+
+    def _mix(self, x: Tensor, context: Optional[Tensor]) -> Tensor:
+        """The 1 x 1 convolution, without spreading the context over a map."""
+        if context is None:
+            return self.reduce(x)
+        of_context, of_x = self.reduce.weight.split(
+            (self.context_channels, x.shape[1]), dim=1
+        )
+        shift = F.linear(context, of_context.flatten(1), self.reduce.bias)
+        return F.conv2d(x, of_x) + shift[..., None, None]
+
+
+class WeightPredictor(nn.Module):
+    """Weight offsets from the features' mean and the context.
+
+    Two linear layers with norm and ReLU between. The last one starts at
+    zero.
+
+    Source: as :class:`SamplingPredictor`.
+
+    Args:
+        conv (nn.Conv2d): The convolution that is modulated.
+        context_channels (int): Channels of the context, 0 for none.
+        norm_cfg (dict): A norm of maps; the epsilon of layer norm is
+            PyTorch's.
+
+    Attributes:
+        shape (tuple[int]): Shape of the offsets of one image. Every weight
+            of a depth-wise convolution has its own; else the output channels
+            share them, (1, C / groups, K, K).
+    """
+
+    def __init__(
+        self, conv: nn.Conv2d, context_channels: int, norm_cfg: dict
+    ) -> None:
+        super().__init__()
+        shape = conv.weight.shape
+        self.shape = tuple(shape if is_depthwise(conv) else (1, *shape[1:]))
+        hidden = hidden_channels(conv.in_channels, conv.kernel_size[0])
+        self.fc1 = nn.Linear(conv.in_channels + context_channels, hidden)
+        self.norm = build_vector_norm(norm_cfg, hidden)
+        self.fc2 = nn.Linear(hidden, self.shape[0] * shape[1:].numel())
+
+    def forward(
+        self,
+        x: Tensor,
+        context: Optional[Tensor] = None,
+        valid: Optional[Tensor] = None,
+    ) -> Tensor:
+        """(N, C, H, W), (N, C_ctx) and valid sizes to (N, offsets)."""
+        mean = global_mean(x, valid)
+        if context is not None:
+            mean = torch.cat((context.to(mean.dtype), mean), dim=1)
+        return self.fc2(F.relu(apply_norm(self.norm, self.fc1(mean))))
+
+
+class ContextualConv2d(nn.Conv2d):
+    r"""Convolution whose weights and sampling locations follow a context.
+
+    .. math:: y(p) = \sum_k (w(k) + \Delta w(k)) m(k) x(p + g(k) + \Delta p(k))
+
+    (Eq. 4, and the modulation mask m of the released code). The context is
+    one vector per image: what the network holds for likely classes so far.
+    Without one the features alone decide.
+
+    At the start the offsets are zero and the mask is 1/2, so that with a
+    mask the layer computes half the convolution of its own weights.
+
+    With neither offsets, a context is an extra input to an ordinary
+    convolution (rows a2 and b1 of Tables 4 and 5): spread over a map and
+    joined to the features, which its own 1 x 1 kernels read. The paper's
+    number of parameters leaves no room for K x K kernels.
+
+    Source: `Contextual Convolutional Networks
+    <https://openreview.net/forum?id=PldynS56bN>`_, Sec. 3.3, Eq. 4; released
+    code: https://github.com/aliyun/Contextual-Convolutional-Networks.
+
+    Args:
+        in_channels, out_channels, kernel_size, stride, padding, dilation,
+            groups, bias: As in ``nn.Conv2d``; the kernel is square and
+            padded with zeros, by a number of pixels.
+        context_channels (int): Channels of the context, 0 for none.
+            Defaults to 0.
+        weight_offsets (bool): Modulate the weights. Defaults to True.
+        sampling_offsets (bool): Modulate the sampling locations. Defaults to
+            True.
+        mask (bool): Modulate the samples, too; only together with
+            ``sampling_offsets``. Defaults to True.
+        norm_cfg (dict, optional): Norms of the predictors. Defaults to
+            ``dict(type='BN')``.
+
+    Raises:
+        ValueError: The kernel is not square, the padding is not a number,
+            there are too few channels, or nothing is left to modulate.
+    """
+
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        kernel_size: Union[int, tuple[int, int]],
+        stride: Union[int, tuple[int, int]] = 1,
+        padding: Union[int, tuple[int, int]] = 0,
+        dilation: Union[int, tuple[int, int]] = 1,
+        groups: int = 1,
+        bias: bool = True,
+        context_channels: int = 0,
+        weight_offsets: bool = True,
+        sampling_offsets: bool = True,
+        mask: bool = True,
+        norm_cfg: Optional[dict] = None,
+        **kwargs,
+    ) -> None:
+        super().__init__(
+            in_channels, out_channels, kernel_size, stride, padding,
+            dilation, groups, bias, **kwargs,
+        )  # fmt: skip
+        self._check()
+        norm_cfg = norm_cfg or dict(type='BN')
+        self.context_channels = context_channels
+        self.sampling_predictor = self.weight_predictor = None
+        if sampling_offsets:
+            self.sampling_predictor = SamplingPredictor(
+                self, context_channels, mask, norm_cfg
+            )
+        if weight_offsets:
+            self.weight_predictor = WeightPredictor(
+                self, context_channels, norm_cfg
+            )
+        if not sampling_offsets and not weight_offsets:
+            if not context_channels:
+                raise ValueError(
+                    'A contextual convolution without weight_offsets, '
+                    'sampling_offsets and context_channels is an ordinary '
+                    'one: use nn.Conv2d, or switch one of them on.'
+                )
+            self.context_weight = nn.Linear(
+                context_channels, out_channels, bias=False
+            )
+        self.init_weights()
+
+    def _check(self) -> None:
+        side = self.kernel_size[0]
+        if self.kernel_size != (side, side) or isinstance(self.padding, str):
+            raise ValueError(
+                'A contextual convolution needs a square kernel and a number '
+                f'as padding, got kernel_size={self.kernel_size} and '
+                f'padding={self.padding!r}.'
+            )
+        if self.padding_mode != 'zeros':
+            raise ValueError(
+                'A contextual convolution samples zeros outside its input: '
+                f"padding_mode must be 'zeros', got {self.padding_mode!r}."
+            )
+        if not hidden_channels(self.in_channels, side):
+            raise ValueError(
+                f'A contextual convolution with a kernel of {side} x {side} '
+                f'needs {4 * max(1, (side // 3) ** 2)} input channels or '
+                f'more, got {self.in_channels}.'
+            )
+
+    def init_weights(self) -> None:
+        """Set the last layers of the predictors to zero.
+
+        Also called by mmengine, when a network around this layer has
+        initialised all its convolutions alike.
+        """
+        for layer in (
+            getattr(self.sampling_predictor, 'predict', None),
+            getattr(self.weight_predictor, 'fc2', None),
+        ):
+            if layer is not None:
+                nn.init.zeros_(layer.weight)
+                nn.init.zeros_(layer.bias)
+
+    def forward(
+        self,
+        x: Tensor,
+        context: Optional[Tensor] = None,
+        valid: Optional[Tensor] = None,
+    ) -> Tensor:
+        """Convolve each image in its own way.
+
+        Args:
+            x (Tensor): (N, C_in, H, W), in any memory format.
+            context (Tensor, optional): (N, context_channels).
+            valid (Tensor, optional): Rows and columns (N, 2) of each map
+                that are no padding. Defaults to all.
+
+        Returns:
+            Tensor: (N, C_out, H', W').
+
+        Raises:
+            ValueError: There is no context where one is needed, or one of
+                another shape.
+        """
+        self._check_context(x, context)
+        delta = None
+        if self.weight_predictor is not None:
+            delta = self.weight_predictor(x, context, valid)
+            delta = delta.view(-1, *self.weight_predictor.shape)
+        if self.sampling_predictor is not None:
+            return self._deformed(x, context, delta)
+        if delta is not None:
+            return self._reweighted(x, delta)
+        return (
+            super().forward(x) + self.context_weight(context)[..., None, None]
+        )
+
+    def _check_context(self, x: Tensor, context: Optional[Tensor]) -> None:
+        expected = (x.shape[0], self.context_channels)
+        found = (x.shape[0], 0) if context is None else tuple(context.shape)
+        if found != expected:
+            given = None if context is None else found
+            raise ValueError(
+                f'This contextual convolution takes a context of shape '
+                f'{expected if self.context_channels else None}, got {given}.'
+            )
+
+    def _deformed(
+        self, x: Tensor, context: Optional[Tensor], delta: Optional[Tensor]
+    ) -> Tensor:
+        predictor = self.sampling_predictor
+        raw = predictor(x, context)
+        offset, mask = raw[:, : 2 * predictor.taps], None
+        if predictor.mask:
+            mask = raw[:, 2 * predictor.taps :].sigmoid()
+        weight = self.weight[None].expand(x.shape[0], -1, -1, -1, -1)
+        if delta is not None:
+            weight = self.weight + delta
+        return contextual_deform_conv(
+            x,
+            offset,
+            weight.to(x.dtype),
+            self.bias,
+            mask,
+            self.stride,
+            self.padding,
+            self.dilation,
+        )
+
+    def _reweighted(self, x: Tensor, delta: Tensor) -> Tensor:
+        """Convolution with W + dW; linear in both."""
+        if is_depthwise(self):
+            bias = None if self.bias is None else self.bias.repeat(x.shape[0])
+            return self._per_image(x, self.weight + delta, bias)
+        # All output channels share dW: its share of the sum has one channel
+        # per group.
+        delta = delta.expand(-1, self.groups, -1, -1, -1)
+        shared = self._per_image(x, delta)
+        out = super().forward(x).unflatten(1, (self.groups, -1))
+        return (out + shared[:, :, None]).flatten(1, 2)
+
+    def _per_image(
+        self, x: Tensor, weight: Tensor, bias: Optional[Tensor] = None
+    ) -> Tensor:
+        """Convolution of each image with its own (N, C_out, C/g, K, K)."""
+        n, c, h, w = x.shape
+        out = F.conv2d(
+            x.reshape(1, n * c, h, w),
+            weight.flatten(0, 1).to(x.dtype),
+            bias if bias is None else bias.to(x.dtype),
+            self.stride,
+            self.padding,
+            self.dilation,
+            groups=n * self.groups,
+        )
+        return out.unflatten(1, (n, -1)).squeeze(0)
+
+
+@register(MODELS, 'ContextualConv')
+def build_contextual_conv(
+    in_channels, out_channels, kernel_size, *args, **kwargs
+) -> nn.Module:
+    """What ``conv_cfg=dict(type='ContextualConv')`` builds in any network.
+
+    Takes the arguments of :class:`ContextualConv2d`. As such networks pass
+    no context, the features alone decide (row a3 of Table 4). Convolutions
+    that cannot be contextual (1 x 1, oblong, or with too few channels, such
+    as a stem's) stay ordinary.
+    """
+    sides = {kernel_size} if isinstance(kernel_size, int) else {*kernel_size}
+    side = sides.pop()
+    if not sides and side > 1 and hidden_channels(in_channels, side):
+        return ContextualConv2d(
+            in_channels, out_channels, kernel_size, *args, **kwargs
+        )
+    ours = ('context_channels', 'weight_offsets', 'sampling_offsets',
+            'mask', 'norm_cfg')  # fmt: skip
+    kwargs = {k: v for k, v in kwargs.items() if k not in ours}
+    return nn.Conv2d(in_channels, out_channels, kernel_size, *args, **kwargs)

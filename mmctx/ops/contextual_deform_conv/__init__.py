@@ -1,0 +1,226 @@
+"""Deformable convolution whose kernel differs from image to image."""
+
+from typing import Optional, Union
+
+import torch
+from torch import Tensor
+
+from . import bags
+from .reference import contextual_deform_conv_reference, contract_reference
+
+__all__ = ['contextual_deform_conv', 'contextual_deform_conv_reference']
+
+BACKENDS = ('reference', 'bags')
+IntOrPair = Union[int, tuple[int, int]]
+
+
+@torch.library.custom_op('mmctx::contextual_contract', mutates_args=())
+def _contract(
+    rows: Tensor, index: Tensor, corner: Tensor, weight: Tensor
+) -> Tensor:
+    return bags.forward(rows, index, corner, weight)
+
+
+@torch.library.custom_op(
+    'mmctx::contextual_contract_backward', mutates_args=()
+)
+def _contract_backward(
+    grad: Tensor, rows: Tensor, index: Tensor, corner: Tensor, weight: Tensor
+) -> tuple[Tensor, Tensor, Tensor]:
+    return bags.backward(grad, rows, index, corner, weight)
+
+
+@_contract.register_fake
+def _(rows, index, corner, weight):
+    n, groups, channels = weight.shape[:3]
+    return rows.new_empty(n, index.shape[2], groups * channels)
+
+
+@_contract_backward.register_fake
+def _(grad, rows, index, corner, weight):
+    return tuple(x.new_empty(x.shape) for x in (rows, corner, weight))
+
+
+def _setup_context(ctx, inputs, output):
+    ctx.save_for_backward(*inputs)
+
+
+def _backward_of_contract(ctx, grad):
+    of_rows, of_corner, of_weight = _contract_backward(
+        grad, *ctx.saved_tensors
+    )
+    return of_rows, None, of_corner, of_weight
+
+
+_contract.register_autograd(
+    _backward_of_contract, setup_context=_setup_context
+)
+_CONTRACTIONS = {'reference': contract_reference, 'bags': _contract}
+
+
+def _pair(name: str, value: IntOrPair, least: int) -> tuple[int, int]:
+    """Height and width; raises ValueError for anything else."""
+    pair = value if isinstance(value, (tuple, list)) else (value, value)
+    if len(pair) != 2 or any(
+        not isinstance(v, int) or isinstance(v, bool) or v < least
+        for v in pair
+    ):
+        raise ValueError(
+            f'{name} must be an int of at least {least}, or two of them, got '
+            f'{value!r}.'
+        )
+    return tuple(pair)
+
+
+def _check_tensors(**tensors: tuple[Optional[Tensor], int]) -> None:
+    for name, (x, dims) in tensors.items():
+        if x is None:
+            continue
+        if not x.is_floating_point():
+            raise TypeError(f'{name} must be floating point, got {x.dtype}.')
+        if x.dim() != dims:
+            raise ValueError(
+                f'{name} must have {dims} dimensions, got shape '
+                f'{tuple(x.shape)}.'
+            )
+
+
+def _check_shape(
+    name: str, x: Optional[Tensor], shape: tuple, meaning: str
+) -> None:
+    if x is not None and tuple(x.shape) != tuple(shape):
+        raise ValueError(
+            f'{name} must have shape {meaning} = {tuple(shape)}, got '
+            f'{tuple(x.shape)}.'
+        )
+
+
+def _check_weight(x: Tensor, weight: Tensor) -> None:
+    n, c = x.shape[:2]
+    images, out_channels, in_channels = weight.shape[:3]
+    if images != n:
+        raise ValueError(
+            f'weight must hold one kernel for each of the {n} images of x, '
+            f'got shape {tuple(weight.shape)}; expand a shared kernel with '
+            'weight.expand(N, -1, -1, -1, -1).'
+        )
+    if in_channels < 1 or c % in_channels:
+        raise ValueError(
+            'weight must have shape (N, C_out, C / groups, K, K); its third '
+            f'size {in_channels} does not divide the {c} channels of x.'
+        )
+    groups = c // in_channels
+    if out_channels < 1 or out_channels % groups:
+        raise ValueError(
+            f'The {groups} groups that weight of shape '
+            f'{tuple(weight.shape)} implies for x of {c} channels do not '
+            f'divide its {out_channels} output channels.'
+        )
+
+
+def _choose_backend(x: Tensor) -> str:
+    # Exporters know the plain form's operators only. Compilers take the
+    # bags as one operator of their own: there is nothing left to fuse in it,
+    # and 49 taps written out take minutes to compile.
+    exporting = (
+        torch.onnx.is_in_onnx_export()
+        or torch.jit.is_tracing()
+        or torch.compiler.is_exporting()
+    )
+    return 'bags' if x.device.type == 'cpu' and not exporting else 'reference'
+
+
+def contextual_deform_conv(
+    x: Tensor,
+    offset: Tensor,
+    weight: Tensor,
+    bias: Optional[Tensor] = None,
+    mask: Optional[Tensor] = None,
+    stride: IntOrPair = 1,
+    padding: IntOrPair = 0,
+    dilation: IntOrPair = 1,
+    backend: Optional[str] = None,
+) -> Tensor:
+    r"""Convolve each image with its own kernel at its own positions.
+
+    .. math::
+        out_{n,o}(p) = b_o + \sum_{c,t} W_{n,o,c,t} \cdot m_{n,t}(p) \cdot
+        x_{n,c}(s p - padding + dilation \cdot t + \Delta_{n,t}(p))
+
+    over the taps t of the kernel and the channels c of o's group. Values
+    between pixels are bilinear, values outside the map are zero. This is the
+    contextual convolution of Contextual Convolutional Networks (ICLR 2023,
+    Eq. 4), given what its predictors say. All channels share the positions.
+
+    Args:
+        x (Tensor): (N, C, H, W), floating point.
+        offset (Tensor): (N, 2*KH*KW, H', W') in pixels, taps row by row, dy
+            before dx, as torchvision orders them. H' and W' are the output
+            size of an ordinary convolution.
+        weight (Tensor): (N, C_out, C / groups, KH, KW), a kernel per image.
+            The number of groups follows from the third size.
+        bias (Tensor, optional): (C_out,).
+        mask (Tensor, optional): (N, KH*KW, H', W'), factor of each sample.
+        stride (int or tuple[int, int]): Height before width, as below.
+        padding (int or tuple[int, int]): Zeros around the map.
+        dilation (int or tuple[int, int]): Distance of neighbouring taps.
+        backend (str, optional): 'reference' (one tap after the other,
+            differentiable any number of times) or 'bags' (embedding bags on
+            a CPU, once differentiable). Defaults to the best that the
+            circumstances allow.
+
+    Returns:
+        Tensor: (N, C_out, H', W') in the dtype of ``x`` and in channels_last
+        memory format. Sums and positions are taken in float32, or float64
+        where an input has it; inputs of different dtypes may be mixed, as
+        under autocast.
+
+    Raises:
+        TypeError: An input is not floating point.
+        ValueError: A shape, number or ``backend`` is not as above, or the
+            kernel does not fit into the padded map.
+    """
+    _check_tensors(
+        x=(x, 4),
+        offset=(offset, 4),
+        weight=(weight, 5),
+        bias=(bias, 1),
+        mask=(mask, 4),
+    )
+    stride = _pair('stride', stride, 1)
+    padding = _pair('padding', padding, 0)
+    dilation = _pair('dilation', dilation, 1)
+    _check_weight(x, weight)
+    kernel = weight.shape[3:]
+    size = tuple(
+        (x.shape[2 + i] + 2 * padding[i] - dilation[i] * (kernel[i] - 1) - 1)
+        // stride[i]
+        + 1
+        for i in range(2)
+    )
+    if min(size) < 1:
+        raise ValueError(
+            f'A kernel of {tuple(kernel)} with dilation {dilation} does not '
+            f'fit into a map of {tuple(x.shape[2:])} with padding {padding}; '
+            'give a larger map or more padding.'
+        )
+    n, taps = x.shape[0], kernel[0] * kernel[1]
+    _check_shape('offset', offset, (n, 2 * taps, *size), "(N, 2*K*K, H', W')")
+    _check_shape('mask', mask, (n, taps, *size), "(N, K*K, H', W')")
+    _check_shape('bias', bias, weight.shape[1:2], '(C_out,)')
+    backend = backend or _choose_backend(x)
+    if backend not in BACKENDS:
+        raise ValueError(
+            f'backend must be one of {BACKENDS}, got {backend!r}.'
+        )
+    return contextual_deform_conv_reference(
+        x,
+        offset,
+        weight,
+        bias,
+        mask,
+        stride,
+        padding,
+        dilation,
+        contract=_CONTRACTIONS[backend],
+    )

@@ -1,0 +1,146 @@
+"""Class scores and contexts of Contextual CNN."""
+
+import math
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from mmctx.models.layers import ContextualizingLayers
+from mmctx.models.layers.contextualizing import considered_classes
+
+CLASSES, DIMS = 20, 16
+
+
+def make_layers(temperature='shared', norm_cfg=None, **options):
+    torch.manual_seed(0)
+    layers = ContextualizingLayers(
+        CLASSES,
+        DIMS,
+        heads={0: (8, 4), 1: (12, 6), 3: (12, 6)},
+        contexts={1: 6, 2: 10},
+        temperature=temperature,
+        norm_cfg=norm_cfg or dict(type='BN'),
+        **options,
+    )
+    nn.init.normal_(layers.embedding)
+    return layers.eval()
+
+
+def test_scores_are_cosines_over_tau():
+    layers = make_layers().double()
+    x = torch.randn(3, 8, 5, 6).double()
+    head = layers.classify['0']
+    bn = head.norm
+    hidden = F.batch_norm(
+        head.fc1(x.mean((2, 3))),
+        bn.running_mean, bn.running_var, bn.weight, bn.bias, eps=bn.eps,
+    )  # fmt: skip
+    vector = head.fc2(hidden.relu())
+    scores = layers.scores(0, x)
+    for n in range(3):
+        for c in range(CLASSES):
+            e = layers.embedding[c]
+            cosine = vector[n] @ e / vector[n].norm() / e.norm()
+            assert scores[n, c].item() == pytest.approx(cosine.item() / 0.07)
+
+
+def test_scores_follow_the_order_of_the_classes():
+    layers = make_layers()
+    x = torch.randn(3, 12, 5, 6)
+    scores = layers.scores(1, x)
+    picked = considered_classes(scores, 7)
+    context = layers.context(2, picked, 3)
+    order = torch.randperm(CLASSES)
+    with torch.no_grad():
+        layers.embedding.copy_(layers.embedding[order].clone())
+    torch.testing.assert_close(layers.scores(1, x), scores[:, order])
+    torch.testing.assert_close(layers.context(2, picked[:, order], 3), context)
+
+
+def test_context_merges_the_most_likely_classes():
+    """As the paper writes it: for each image from its own classes."""
+    layers = make_layers()
+    scores = torch.randn(3, CLASSES)
+    context = layers.context(2, considered_classes(scores, 7), 3)
+    merger = layers.merge['2']
+    for n in range(3):
+        best = scores[n].sort(descending=True).indices[:7]
+        rows = merger.norm1(merger.fc1(layers.embedding[best])).relu()
+        expected = merger.norm2(merger.fc2(rows.mean(0))).relu()
+        torch.testing.assert_close(context[n], expected)
+
+
+def test_context_of_all_classes():
+    layers = make_layers()
+    everything = torch.ones(2, CLASSES, dtype=torch.bool)
+    torch.testing.assert_close(
+        layers.context(1, None, 2), layers.context(1, everything, 2)
+    )
+
+
+def test_considered_classes():
+    scores = torch.tensor([[0.1, 0.4, 0.3, 0.2], [4.0, 3.0, 2.0, 1.0]])
+    found = considered_classes(scores, 2)
+    assert found.tolist() == [
+        [False, True, True, False],
+        [True, True, False, False],
+    ]
+    among = torch.tensor(
+        [[True, True, False, True], [False, True, True, True]]
+    )
+    assert considered_classes(scores, 2, among).tolist() == [
+        [False, True, False, True],
+        [False, True, True, False],
+    ]
+
+
+@pytest.mark.parametrize(
+    'temperature, names',
+    [
+        ('shared', ['log_scale']),
+        ('stagewise', [f'log_scale.{i}' for i in range(4)]),
+        ('two', ['log_scale.0', 'log_scale.1']),
+        ('fixed', []),
+    ],
+)
+def test_temperatures(temperature, names):
+    layers = make_layers(temperature)
+    state = layers.state_dict()
+    assert [k for k in state if k.startswith('log_scale')] == names
+    for name in names:
+        assert state[name].item() == pytest.approx(math.log(1 / 0.07))
+    x = torch.randn(2, 12, 4, 4)
+    first, last = layers.scores(1, x), layers.scores(3, x)
+    torch.testing.assert_close(first, make_layers().scores(1, x))
+    if temperature in ('stagewise', 'two'):
+        with torch.no_grad():
+            layers.log_scale[-1].add_(math.log(2))
+        torch.testing.assert_close(layers.scores(1, x), first)
+        torch.testing.assert_close(layers.scores(3, x), 2 * last)
+
+
+def test_wrong_temperature():
+    with pytest.raises(ValueError, match="'fixed'.*got 'warm'"):
+        make_layers('warm')
+
+
+@pytest.mark.parametrize('dtype', [torch.bfloat16, torch.float16])
+def test_scores_in_single_precision(dtype):
+    layers = make_layers()
+    x = torch.randn(2, 8, 4, 4).to(dtype)
+    expected = layers.scores(0, x.float())
+    with torch.autocast('cpu', dtype=dtype):
+        found = layers.scores(0, x)
+    assert found.dtype == torch.float32
+    torch.testing.assert_close(found, expected)
+    assert layers.to(dtype).scores(0, x).dtype == torch.float32
+
+
+def test_zero_features_are_no_nan():
+    layers = make_layers()
+    nn.init.zeros_(layers.classify['0'].fc2.weight)
+    nn.init.zeros_(layers.classify['0'].fc2.bias)
+    scores = layers.scores(0, torch.randn(2, 8, 4, 4))
+    assert torch.equal(scores, torch.zeros(2, CLASSES))
