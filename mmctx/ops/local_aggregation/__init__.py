@@ -8,7 +8,6 @@ from typing import Optional
 import torch
 from torch import Tensor
 
-from . import lean
 from .reference import local_aggregation_reference
 
 __all__ = ['local_aggregation', 'local_aggregation_reference']

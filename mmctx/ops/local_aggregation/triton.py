@@ -33,14 +33,16 @@ from torch import Tensor
 
 from .reference import accumulation_dtype
 
-#: Sides of a tile with channels (rows x columns x channel bytes) or columns
-#: (pixels, most columns) innermost, numbers to a thread, and most warps.
+#: Sides of a tile: rows x columns, and bytes of channels, of channels_last
+#: maps; pixels, and most columns, of contiguous ones.
 CHANNELS_LAST_PIXELS = (8, 8)
-CHANNELS_LAST_BYTES = 64
-CONTIGUOUS_PIXELS = 512
+CHANNELS_LAST_BYTES = 32
+CONTIGUOUS_PIXELS = 256
 CONTIGUOUS_COLUMNS = 64
-PER_THREAD = {True: 64, False: 32}
-MAX_WARPS = 8
+#: Numbers of a channel block to a thread, and channels of one weight that are
+#: summed at a time.
+PER_THREAD = 4
+MOST_SHARES = 8
 
 _TL_DTYPE = {torch.float32: tl.float32, torch.float64: tl.float64}
 # A row stride that Triton knows to be a multiple of 16 makes it give each
@@ -67,7 +69,7 @@ def _position(
     BLOCK_G: tl.constexpr,
     INDEX: tl.constexpr,
 ):
-    """Image, rows, columns (1, P, 1) and weight channels (1, 1, G)."""
+    """Image, rows (P, 1), columns (P, 1) and weight channels (1, G)."""
     tiles_x = tl.cdiv(width, BLOCK_X)
     tiles_y = tl.cdiv(height, BLOCK_Y)
     blocks_g: tl.constexpr = (GROUPS + BLOCK_G - 1) // BLOCK_G
@@ -78,11 +80,55 @@ def _position(
     rest = rest // tiles_y
     block_g = rest % blocks_g
     image = (rest // blocks_g).to(tl.int64)
-    pixel = tl.arange(0, BLOCK_Y * BLOCK_X)[None, :, None]
+    pixel = tl.arange(0, BLOCK_Y * BLOCK_X)[:, None]
     y = (tile_y * BLOCK_Y + pixel // BLOCK_X).to(INDEX)
     x = (tile_x * BLOCK_X + pixel % BLOCK_X).to(INDEX)
-    g = (block_g * BLOCK_G + tl.arange(0, BLOCK_G)[None, None, :]).to(INDEX)
+    g = (block_g * BLOCK_G + tl.arange(0, BLOCK_G)[None, :]).to(INDEX)
     return image, y, x, g
+
+
+@triton.jit
+def _near(inside, y, x, height, width, DY: tl.constexpr, DX: tl.constexpr):
+    """Which pixels have a neighbour at (DY, DX) inside the map."""
+    if DY < 0:
+        inside &= y >= -DY
+    if DY > 0:
+        inside &= y < height - DY
+    if DX < 0:
+        inside &= x >= -DX
+    if DX > 0:
+        inside &= x < width - DX
+    return inside
+
+
+@triton.jit
+def _repeat(x, COUNT: tl.constexpr):
+    """A tuple of COUNT times x."""
+    result = ()
+    for _ in tl.static_range(COUNT):
+        result = result + (x,)  # noqa: RUF005 (Triton knows no unpacking)
+    return result
+
+
+@triton.jit
+def _load_all(at, stride, mask, DTYPE: tl.constexpr, COUNT: tl.constexpr):
+    """A tuple of the COUNT blocks at, at + stride, ..."""
+    result = ()
+    for s in tl.static_range(COUNT):
+        block = tl.load(at + s * stride, mask, other=0.0).to(DTYPE)
+        result = result + (block,)  # noqa: RUF005
+    return result
+
+
+@triton.jit
+def _add_scaled(totals, scale, at, stride, mask, count, COUNT: tl.constexpr):
+    """totals[s] + scale * (block at + s * stride), for s < count."""
+    result = ()
+    for s in tl.static_range(COUNT):
+        term = tl.load(at + s * stride, mask & (s < count), other=0.0)
+        total = totals[s] + scale * term.to(scale.dtype)
+        result = result + (total,)  # noqa: RUF005
+    return result
 
 
 @triton.jit(do_not_specialize=_UNSPECIALIZED)
@@ -126,29 +172,38 @@ def _aggregate(
         height, width, GROUPS, BLOCK_Y, BLOCK_X, BLOCK_G, INDEX
     )
     inside = (y < height) & (x < width) & (g < GROUPS)
-    s = tl.arange(0, BLOCK_S)[:, None, None].to(INDEX)
-    channel = s * GROUPS + g
+    value_y *= UNIT
+    value_s = GROUPS * value_c
     value += image * value_n
+    value += g * value_c + y * value_y + x * value_x
     weight += image * weight_n
-    out += image * out_n
-    total = tl.zeros((BLOCK_S, BLOCK_Y * BLOCK_X, BLOCK_G), SUM)
-    for tap in tl.static_range(KERNEL * KERNEL):
-        yy = y + (tap // KERNEL - KERNEL // 2)
-        xx = x + (tap % KERNEL - KERNEL // 2)
-        near = inside & (yy >= 0) & (yy < height) & (xx >= 0) & (xx < width)
-        if TRANSPOSED:
-            at = (KERNEL * KERNEL - 1 - tap) * weight_t
-            at += yy * weight_y + xx * weight_x
-        else:
-            at = tap * weight_t + y * weight_y + x * weight_x
-        scale = tl.load(weight + g * weight_g + at, near, other=0.0)
-        at = channel * value_c + yy * (value_y * UNIT) + xx * value_x
-        term = tl.load(value + at, near & (s < SHARE), other=0.0)
-        total += scale.to(SUM) * term.to(SUM)
-    at = channel * out_c + y * (out_y * UNIT) + x * out_x
-    tl.store(
-        out + at, total.to(out.dtype.element_ty), inside & (s < SHARE)
-    )
+    weight += g * weight_g + y * weight_y + x * weight_x
+    out_s = GROUPS * out_c
+    out += image * out_n + g * out_c + y * (out_y * UNIT) + x * out_x
+    radius: tl.constexpr = KERNEL // 2
+    for first in range(0, SHARE, BLOCK_S):
+        zeros = tl.zeros((BLOCK_Y * BLOCK_X, BLOCK_G), SUM)
+        totals = _repeat(zeros, BLOCK_S)
+        for dy in tl.static_range(-radius, radius + 1):
+            for dx in tl.static_range(-radius, radius + 1):
+                near = _near(inside, y, x, height, width, dy, dx)
+                tap = (dy + radius) * KERNEL + dx + radius
+                if TRANSPOSED:
+                    shift = (KERNEL * KERNEL - 1 - tap) * weight_t
+                    shift += dy * weight_y + dx * weight_x
+                else:
+                    shift = tap * weight_t
+                scale = tl.load(weight + shift, near, other=0.0).to(SUM)
+                at = value + (dy * value_y + dx * value_x) + first * value_s
+                totals = _add_scaled(
+                    totals, scale, at, value_s, near, SHARE - first, BLOCK_S
+                )
+        for s in tl.static_range(BLOCK_S):
+            tl.store(
+                out + (first + s) * out_s,
+                totals[s].to(out.dtype.element_ty),
+                inside & (first + s < SHARE),
+            )
 
 
 @triton.jit(do_not_specialize=_UNSPECIALIZED)
@@ -187,22 +242,33 @@ def _weight_gradient(
         height, width, GROUPS, BLOCK_Y, BLOCK_X, BLOCK_G, INDEX
     )
     inside = (y < height) & (x < width) & (g < GROUPS)
-    s = tl.arange(0, BLOCK_S)[:, None, None].to(INDEX)
-    channel = s * GROUPS + g
-    grad += image * grad_n
+    value_y *= UNIT
+    value_s = GROUPS * value_c
     value += image * value_n
-    out += image * out_n
-    at = channel * grad_c + y * (grad_y * UNIT) + x * grad_x
-    scale = tl.load(grad + at, inside & (s < SHARE), other=0.0).to(SUM)
-    for tap in tl.static_range(KERNEL * KERNEL):
-        yy = y + (tap // KERNEL - KERNEL // 2)
-        xx = x + (tap % KERNEL - KERNEL // 2)
-        near = inside & (yy >= 0) & (yy < height) & (xx >= 0) & (xx < width)
-        at = channel * value_c + yy * (value_y * UNIT) + xx * value_x
-        term = tl.load(value + at, near & (s < SHARE), other=0.0)
-        total = tl.sum(scale * term.to(SUM), axis=0, keep_dims=True)
-        at = g * out_g + tap * out_t + y * out_y + x * out_x
-        tl.store(out + at, total.to(out.dtype.element_ty), inside)
+    value += g * value_c + y * value_y + x * value_x
+    grad_s = GROUPS * grad_c
+    grad += image * grad_n + g * grad_c + y * (grad_y * UNIT) + x * grad_x
+    out += image * out_n + g * out_g + y * out_y + x * out_x
+    if SHARE == BLOCK_S:
+        grads = _load_all(grad, grad_s, inside, SUM, BLOCK_S)
+    radius: tl.constexpr = KERNEL // 2
+    for dy in tl.static_range(-radius, radius + 1):
+        for dx in tl.static_range(-radius, radius + 1):
+            near = _near(inside, y, x, height, width, dy, dx)
+            at = value + (dy * value_y + dx * value_x)
+            total = tl.zeros((BLOCK_Y * BLOCK_X, BLOCK_G), SUM)
+            if SHARE == BLOCK_S:
+                for s in tl.static_range(BLOCK_S):
+                    term = tl.load(at + s * value_s, near, other=0.0)
+                    total += grads[s] * term.to(SUM)
+            else:
+                for s in range(SHARE):
+                    scale = tl.load(grad + s * grad_s, near, other=0.0)
+                    term = tl.load(at + s * value_s, near, other=0.0)
+                    total += scale.to(SUM) * term.to(SUM)
+            shift = ((dy + radius) * KERNEL + dx + radius) * out_t
+            total = total.to(out.dtype.element_ty)
+            tl.store(out + shift, total, inside)
 
 
 def _power_of_two(x: int, most: int) -> int:
@@ -213,31 +279,22 @@ def _power_of_two(x: int, most: int) -> int:
 def _tile(x: Tensor, groups: int) -> dict:
     """Block sizes and warps for a value-like (N, C, H, W) tensor."""
     share, (height, width) = x.shape[1] // groups, x.shape[2:]
-    channels_last = x.stride(1) == 1 and x.shape[1] > 1 != x.stride(3)
-    if channels_last:
-        block_y, block_x = CHANNELS_LAST_PIXELS
+    if x.stride(1) == 1 and x.shape[1] > 1 != x.stride(3):
+        rows, columns = CHANNELS_LAST_PIXELS
         block_g = CHANNELS_LAST_BYTES // x.element_size()
     else:
-        block_x = _power_of_two(width, CONTIGUOUS_COLUMNS)
-        block_y, block_g = CONTIGUOUS_PIXELS // block_x, 1
-    tile = dict(
-        BLOCK_S=triton.next_power_of_2(share),
-        BLOCK_Y=_power_of_two(height, block_y),
-        BLOCK_X=_power_of_two(width, block_x),
-        BLOCK_G=_power_of_two(groups, block_g),
-    )
-    per_warp = 32 * PER_THREAD[channels_last]
-    # Unusually many channels to a weight: fewer pixels, then.
-    for side in ('BLOCK_Y', 'BLOCK_X', 'BLOCK_G'):
-        while _numbers(tile) > MAX_WARPS * per_warp and tile[side] > 1:
-            tile[side] //= 2
-    tile['num_warps'] = max(1, min(_numbers(tile) // per_warp, MAX_WARPS))
-    return tile
-
-
-def _numbers(tile: dict) -> int:
-    return (
-        tile['BLOCK_S'] * tile['BLOCK_Y'] * tile['BLOCK_X'] * tile['BLOCK_G']
+        columns = _power_of_two(width, CONTIGUOUS_COLUMNS)
+        rows, block_g = CONTIGUOUS_PIXELS // columns, 1
+    rows = _power_of_two(height, rows)
+    columns = _power_of_two(width, columns)
+    block_g = _power_of_two(groups, block_g)
+    warps = rows * columns * block_g // (32 * PER_THREAD)
+    return dict(
+        BLOCK_S=min(share, MOST_SHARES),
+        BLOCK_Y=rows,
+        BLOCK_X=columns,
+        BLOCK_G=block_g,
+        num_warps=max(1, warps),
     )
 
 
@@ -306,9 +363,7 @@ def backward(
     """Gradients of value and weight, in their dtypes and memory formats."""
     grad_value = torch.empty_like(value)
     tensors = (grad, weight, grad_value)
-    _launch(
-        _aggregate, (grad, grad_value), weight, tensors, TRANSPOSED=True
-    )
+    _launch(_aggregate, (grad, grad_value), weight, tensors, TRANSPOSED=True)
     grad_weight = torch.empty_like(weight)
     tensors = (grad, value, grad_weight)
     _launch(_weight_gradient, (grad, value), weight, tensors)
