@@ -122,10 +122,12 @@ def _choose_backend(x: Tensor) -> str:
     # Exporters know the plain form's operators only. Compilers take the
     # bags as one operator of their own: there is nothing left to fuse in it,
     # and 49 taps written out take minutes to compile.
+    # Before PyTorch 2.7, the two cannot be told apart.
+    compiler = torch.compiler
     exporting = (
         torch.onnx.is_in_onnx_export()
         or torch.jit.is_tracing()
-        or torch.compiler.is_exporting()
+        or getattr(compiler, 'is_exporting', compiler.is_compiling)()
     )
     return 'bags' if x.device.type == 'cpu' and not exporting else 'reference'
 
