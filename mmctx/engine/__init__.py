@@ -6,8 +6,10 @@ from .hooks import (
     PrepareDigitScenes,
     ValidateFirst,
 )
+from .optimizers import BackboneLayerDecay
 
 __all__ = [
+    'BackboneLayerDecay',
     'CurvePlot',
     'FeatureBank',
     'FrozenFirst',

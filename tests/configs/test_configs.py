@@ -5,7 +5,12 @@ import torch
 from mmengine.config import Config
 from mmengine.runner import Runner
 
-from mmctx.models.backbones import CoaT, Container, ConTNet
+from mmctx.models.backbones import (
+    CoaT,
+    Container,
+    ContextualConvNeXt,
+    ConTNet,
+)
 from tests.scripts import ROOT
 
 CONFIGS = sorted(
@@ -21,6 +26,7 @@ SHALLOW = dict(
     SECoTNetD=dict(depth=(1, 1, 2, 1)),
     Container=dict(table_size=64),
     PAMVisionTransformer=dict(img_size=64),
+    ContextualResNet=dict(depth=(1, 1, 1, 1)),
 )
 # What the shallow network keeps of the named depth or arch.
 KEPT = {
@@ -42,6 +48,9 @@ for name, arch in ConTNet.arch_settings.items():
 for name, arch in Container.arch_settings.items():
     small = dict(depths=(1, 1, 1, 1), mlp_ratios=(1, 1, 1, 1))
     KEPT['Container', name] = dict(arch={**arch, **small})
+for name, arch in ContextualConvNeXt.arch_settings.items():
+    small = dict(depths=(1, 1, 1, 1))
+    KEPT['ContextualConvNeXt', name] = dict(arch={**arch, **small})
 SIZES = ('scale', 'scales', 'crop_size')
 # The most that a model keeps of regions, channels, layers and prototypes.
 LIMITS = dict(

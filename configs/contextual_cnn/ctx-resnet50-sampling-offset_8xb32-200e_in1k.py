@@ -1,0 +1,4 @@
+# Sampling offsets, with their mask, only (row b3 of Table 5 of the paper).
+_base_ = './ctx-resnet50_8xb32-200e_in1k.py'
+
+model = dict(backbone=dict(weight_offsets=False))

@@ -1,0 +1,4 @@
+# Stages 3 and 4 are contextual (row c3 of Table 6 of the paper).
+_base_ = './ctx-resnet50_8xb32-200e_in1k.py'
+
+model = dict(backbone=dict(contextual_stages=(2, 3)))

@@ -1,0 +1,95 @@
+"""Learning rates that fall from the last layers of a backbone to its stem."""
+
+from typing import Optional
+
+import torch.nn as nn
+from mmengine.optim import DefaultOptimWrapperConstructor
+from mmengine.registry import OPTIM_WRAPPER_CONSTRUCTORS
+
+from mmctx.registry import register
+
+__all__ = ['BackboneLayerDecay']
+
+
+@register(OPTIM_WRAPPER_CONSTRUCTORS)
+class BackboneLayerDecay(DefaultOptimWrapperConstructor):
+    """MMEngine's own constructor, with layer-wise rates in the backbone.
+
+    The stem is layer 0, and ``blocks_per_layer`` consecutive blocks are one
+    of the layers that follow. Neck and heads are the last layer, whose rate
+    is the optimizer's; each layer before it learns ``rate`` times as fast.
+
+    mmdet's constructor of that kind knows the parameters of two networks by
+    name. This one asks ``backbone.get_layer_depth``, which all backbones of
+    mmctx have.
+
+    Args:
+        optim_wrapper_cfg (dict): See MMEngine's
+            ``DefaultOptimWrapperConstructor``.
+        paramwise_cfg (dict, optional): What MMEngine knows, such as
+            ``norm_decay_mult``, and ``layer_decay``, a dict with ``rate``
+            (float, between 0 and 1) and ``blocks_per_layer`` (int, 1 by
+            default).
+
+    Raises:
+        ValueError: ``layer_decay`` is missing or not such a dict.
+        TypeError: The model has no backbone with ``get_layer_depth``.
+
+    Example:
+        >>> optim_wrapper = dict(
+        ...     optimizer=dict(type='AdamW', lr=1e-4, weight_decay=0.05),
+        ...     constructor='BackboneLayerDecay',
+        ...     paramwise_cfg=dict(
+        ...         norm_decay_mult=0.0,
+        ...         layer_decay=dict(rate=0.95, blocks_per_layer=3),
+        ...     ),
+        ... )
+    """
+
+    def __init__(
+        self, optim_wrapper_cfg: dict, paramwise_cfg: Optional[dict] = None
+    ) -> None:
+        super().__init__(optim_wrapper_cfg, paramwise_cfg)
+        given = self.paramwise_cfg.get('layer_decay')
+        options = dict(blocks_per_layer=1, **(given or {}))
+        if (
+            {*options} != {'rate', 'blocks_per_layer'}
+            or not 0 < options['rate'] <= 1
+            or options['blocks_per_layer'] < 1
+        ):
+            raise ValueError(
+                'BackboneLayerDecay needs paramwise_cfg=dict(layer_decay='
+                'dict(rate=..., blocks_per_layer=1)), with a rate above 0 '
+                f'and up to 1, and 1 block or more, got {given!r}.'
+            )
+        self.rate = options['rate']
+        self.blocks_per_layer = options['blocks_per_layer']
+
+    def add_params(
+        self, params: list, module: nn.Module, prefix: str = '', **kwargs
+    ) -> None:
+        """Add one group per parameter, as MMEngine's, and scale its rate."""
+        super().add_params(params, module, prefix=prefix, **kwargs)
+        if prefix:
+            return
+        backbone = getattr(module, 'backbone', None)
+        if not hasattr(backbone, 'get_layer_depth'):
+            raise TypeError(
+                f'BackboneLayerDecay: {type(module).__name__} has '
+                f'{type(backbone).__name__} as its backbone, which has no '
+                'get_layer_depth. Use a backbone of mmctx, or another '
+                'constructor.'
+            )
+        names = {id(p): name for name, p in module.named_parameters()}
+        for group in params:
+            name = names[id(group['params'][0])]
+            lr = group.get('lr', self.base_lr)
+            group['lr'] = lr * self.rate ** self._layers_after(backbone, name)
+
+    def _layers_after(self, backbone: nn.Module, name: str) -> int:
+        """How many layers follow that of a parameter."""
+        depth, count = backbone.get_layer_depth(name, 'backbone.')
+        last = -(-(count - 2) // self.blocks_per_layer) + 1
+        if depth == count - 1:
+            return 0
+        return last + -depth // self.blocks_per_layer
