@@ -8,14 +8,15 @@ decides, and the kernels are built to touch main memory once per number:
 
 - A program takes a rectangle of pixels, a block of weight channels, and *all*
   channels that share them. It loads each weight once and uses it S times from
-  registers.
+  registers (beyond eight channels, once for every eight).
 - The K * K shifted reads of the values overlap, so all but the rectangle's rim
   come from the first cache; a rectangle, because a strip of one row would
   fetch every row K times from the second.
 - Numbers that lie next to each other in memory go to threads next to each
   other: channels for channels_last, columns for contiguous maps. Strides are
   arguments, so neither format, nor a view, is ever copied. In channels_last
-  every shift is a multiple of a whole pixel, and reads are 16 bytes wide.
+  every shift is a whole number of pixels, and a thread reads four channels
+  at once.
 - The gradient of the values gathers as the forward pass does, from mirrored
   taps; that of the weights sums over the S channels inside a program. There
   are no atomics, and a tile's shape follows from the operands' shapes alone
