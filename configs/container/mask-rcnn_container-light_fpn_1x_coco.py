@@ -1,5 +1,6 @@
 # Mask R-CNN on Container-Light (Table 4 of the paper).
 _base_ = [
+    '../_base_/models/container/light_pretrained.py',
     '../_base_/models/mask-rcnn_r50_fpn.py',
     '../_base_/datasets/coco_instance.py',
     '../_base_/schedules/coco_1x.py',
@@ -7,18 +8,7 @@ _base_ = [
 ]
 
 model = dict(
-    backbone=dict(
-        _delete_=True,
-        type='Container',
-        arch='light',
-        drop_path_rate=0.1,
-        norm_cfg=dict(type='SyncBN'),
-        init_cfg=dict(
-            type='Pretrained',
-            checkpoint='mmctx://container_light',
-            prefix='backbone.',
-        ),
-    ),
+    backbone=dict(_delete_=True, **_base_.container_light),
     neck=dict(in_channels=[64, 128, 320, 512]),
 )
 # As Swin trains it.
