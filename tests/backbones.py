@@ -70,7 +70,7 @@ TINY = {
         separable=True,
     ),
     'ContextualConvNeXt': dict(
-        arch=dict(depths=(1, 2, 3, 1), channels=(16, 16, 24, 32)),
+        arch=dict(depths=(1, 2, 3, 1), channels=(16, 48, 64, 64)),
         contextual_every=2,
         num_classes=12,
         class_counts=(6, 4, 2),

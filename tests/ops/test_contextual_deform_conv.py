@@ -4,7 +4,7 @@ import torchvision
 from torch import nn
 
 from mmctx.ops import contextual_deform_conv
-from mmctx.ops.contextual_deform_conv import BACKENDS
+from mmctx.ops.contextual_deform_conv import BACKENDS, bags
 
 # n, c, out channels, groups, kernel, h, w, stride, padding, dilation
 CASES = {
@@ -98,6 +98,20 @@ def test_equals_folded_torchvision(backend, case, extras):
     )
 
 
+@cases
+@pytest.mark.parametrize('numbers', [1, 300, 1500])
+def test_slices_of_images_and_of_pixels(case, numbers, monkeypatch):
+    inputs, geometry = make(case)
+    whole = results(
+        contextual_deform_conv, inputs, backend='reference', **geometry
+    )
+    monkeypatch.setattr(bags, 'SLICE', numbers)
+    assert_equal(
+        results(contextual_deform_conv, inputs, backend='bags', **geometry),
+        whole,
+    )
+
+
 @backends
 @pytest.mark.parametrize('case', ['depthwise', 'dense-strided'])
 def test_whole_pixels_as_at_the_start_of_training(backend, case):
@@ -166,7 +180,7 @@ def test_strided_inputs(backend, case):
     )
 
 
-@cases
+@pytest.mark.parametrize('case', ['depthwise-strided', 'grouped'])
 def test_gradients_of_gradients_by_the_reference(case):
     inputs, geometry = make(case, spread=0.3)
     names = list(inputs)
@@ -255,16 +269,70 @@ def test_equals_convolution_without_offsets(backend):
     )
 
 
-@pytest.mark.parametrize('backend', [None, *BACKENDS])
-@pytest.mark.parametrize('case', ['depthwise', 'dense-strided'])
-def test_compiles_without_graph_breaks(backend, case):
+def test_operator_registration():
+    """Fake and autograd implementations are consistent."""
+    rows = torch.randn(2, 5, 6, 4, requires_grad=True)
+    index = torch.randint(0, 20, (2, 3, 7), dtype=torch.int32)
+    index[1] += 30
+    corner = torch.randn(2, 3, 7, 4, requires_grad=True)
+    for shape in (2, 4, 1, 1, 3), (2, 2, 3, 2, 3):
+        weight = torch.randn(shape, requires_grad=True)
+        torch.library.opcheck(
+            torch.ops.mmctx.contextual_contract, (rows, index, corner, weight)
+        )
+
+
+@pytest.mark.parametrize(
+    'case, backend', [('depthwise', None), ('one-tap', 'reference')]
+)
+def test_compiles_without_graph_breaks(case, backend):
+    torch.compiler.reset()
     inputs, geometry = make(case)
     compiled = torch.compile(
-        contextual_deform_conv, fullgraph=True, backend='aot_eager'
+        contextual_deform_conv, fullgraph=True, backend='eager'
     )
     assert_equal(
         results(compiled, inputs, backend=backend, **geometry),
         results(contextual_deform_conv, inputs, **geometry),
+    )
+
+
+class AsModule(nn.Module):
+    def __init__(self, geometry):
+        super().__init__()
+        self.geometry = geometry
+
+    def forward(self, *inputs):
+        return contextual_deform_conv(*inputs, **self.geometry)
+
+
+def test_onnx_equals_torch(tmp_path):
+    """Exported once, run at another batch size."""
+    import onnxruntime
+
+    inputs, geometry = make('dense-strided', dtype=torch.float32)
+    inputs = {k: v.detach() for k, v in inputs.items()}
+    batch = {0: torch.export.Dim('batch', min=1, max=8)}
+    shapes = [None if name == 'bias' else batch for name in inputs]
+    path = tmp_path / 'operator.onnx'
+    torch.onnx.export(
+        AsModule(geometry).eval(),
+        tuple(inputs.values()),
+        path,
+        input_names=list(inputs),
+        dynamo=True,
+        dynamic_shapes=(tuple(shapes),),
+        verbose=False,
+    )
+    fewer = {k: v if k == 'bias' else v[:2] for k, v in inputs.items()}
+    (out,) = onnxruntime.InferenceSession(str(path)).run(
+        None, {k: v.numpy() for k, v in fewer.items()}
+    )
+    torch.testing.assert_close(
+        torch.from_numpy(out),
+        contextual_deform_conv(**fewer, **geometry),
+        rtol=1e-4,
+        atol=1e-5,
     )
 
 

@@ -165,7 +165,8 @@ class ConvNeXtBlock(nn.Module):
 class ContextualBottleneck(Bottleneck):
     """A bottleneck whose K x K convolution may be contextual.
 
-    Its ``operator`` is a sequence of that convolution, norm and activation.
+    Its ``operator`` is a sequence of that convolution, a norm and an
+    activation.
 
     Args:
         stride (int): That of the convolution.
@@ -183,11 +184,9 @@ class ContextualBottleneck(Bottleneck):
         valid: Optional[Tensor] = None,
     ) -> Tensor:
         """(N, C_in, H, W), context and valid sizes to (N, C, H', W')."""
-        conv, *rest = self.operator
+        conv, norm, act = self.operator[0], self.operator[1], self.operator[2]
         branch = _convolve(conv, self.reduce(x), context, valid)
-        for layer in rest:
-            branch = layer(branch)
-        branch = self.drop_path(self.expand(branch))
+        branch = self.drop_path(self.expand(act(norm(branch))))
         return self.act(branch.add_(self.shortcut(x)))
 
 

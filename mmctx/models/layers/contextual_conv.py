@@ -27,6 +27,32 @@ def is_depthwise(conv: nn.Conv2d) -> bool:
     return conv.groups == conv.in_channels == conv.out_channels
 
 
+# mmengine's initialisers take a layer by the names of its class and of its
+# direct bases: one class between keeps them from what has to start at zero.
+class _Conv2d(nn.Conv2d):
+    pass
+
+
+class _Linear(nn.Linear):
+    pass
+
+
+class ZeroConv2d(_Conv2d):
+    """A convolution that starts at zero, also in networks of the hosts."""
+
+    def reset_parameters(self) -> None:
+        nn.init.zeros_(self.weight)
+        nn.init.zeros_(self.bias)
+
+
+class ZeroLinear(_Linear):
+    """A linear layer that starts at zero, also in networks of the hosts."""
+
+    def reset_parameters(self) -> None:
+        nn.init.zeros_(self.weight)
+        nn.init.zeros_(self.bias)
+
+
 class SamplingPredictor(nn.Module):
     """Sampling offsets, and modulation masks, from features and context.
 
@@ -60,7 +86,7 @@ class SamplingPredictor(nn.Module):
         self.mask = mask
         self.reduce = nn.Conv2d(conv.in_channels + context_channels, hidden, 1)
         self.norm = build_norm(norm_cfg, hidden)
-        self.predict = nn.Conv2d(
+        self.predict = ZeroConv2d(
             hidden,
             (3 if mask else 2) * self.taps,
             conv.kernel_size,
@@ -125,7 +151,7 @@ class WeightPredictor(nn.Module):
         hidden = hidden_channels(conv.in_channels, conv.kernel_size[0])
         self.fc1 = nn.Linear(conv.in_channels + context_channels, hidden)
         self.norm = build_vector_norm(norm_cfg, hidden)
-        self.fc2 = nn.Linear(hidden, self.shape[0] * shape[1:].numel())
+        self.fc2 = ZeroLinear(hidden, self.shape[0] * shape[1:].numel())
 
     def forward(
         self,
@@ -223,7 +249,6 @@ class ContextualConv2d(nn.Conv2d):
             self.context_weight = nn.Linear(
                 context_channels, out_channels, bias=False
             )
-        self.init_weights()
 
     def _check(self) -> None:
         side = self.kernel_size[0]
@@ -244,20 +269,6 @@ class ContextualConv2d(nn.Conv2d):
                 f'needs {4 * max(1, (side // 3) ** 2)} input channels or '
                 f'more, got {self.in_channels}.'
             )
-
-    def init_weights(self) -> None:
-        """Set the last layers of the predictors to zero.
-
-        Also called by mmengine, when a network around this layer has
-        initialised all its convolutions alike.
-        """
-        for layer in (
-            getattr(self.sampling_predictor, 'predict', None),
-            getattr(self.weight_predictor, 'fc2', None),
-        ):
-            if layer is not None:
-                nn.init.zeros_(layer.weight)
-                nn.init.zeros_(layer.bias)
 
     def forward(
         self,

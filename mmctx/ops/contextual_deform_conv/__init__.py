@@ -121,11 +121,13 @@ def _check_weight(x: Tensor, weight: Tensor) -> None:
 def _choose_backend(x: Tensor) -> str:
     # Exporters know the plain form's operators only. Compilers take the
     # bags as one operator of their own: there is nothing left to fuse in it,
-    # and 49 taps written out take minutes to compile.
+    # and 49 taps written out take long to compile.
+    # Before PyTorch 2.7, the two cannot be told apart.
+    compiler = torch.compiler
     exporting = (
         torch.onnx.is_in_onnx_export()
         or torch.jit.is_tracing()
-        or torch.compiler.is_exporting()
+        or getattr(compiler, 'is_exporting', compiler.is_compiling)()
     )
     return 'bags' if x.device.type == 'cpu' and not exporting else 'reference'
 
@@ -164,7 +166,7 @@ def contextual_deform_conv(
         stride (int or tuple[int, int]): Height before width, as below.
         padding (int or tuple[int, int]): Zeros around the map.
         dilation (int or tuple[int, int]): Distance of neighbouring taps.
-        backend (str, optional): 'reference' (one tap after the other,
+        backend (str, optional): 'reference' (a few taps at a time,
             differentiable any number of times) or 'bags' (embedding bags on
             a CPU, once differentiable). Defaults to the best that the
             circumstances allow.

@@ -15,6 +15,7 @@ from torch import Tensor
 from ..local_aggregation.reference import accumulation_dtype
 
 Pair = tuple[int, int]
+TAPS = 7  # sampled at once: bounds memory, and the length of exported graphs
 
 
 def to_rows(x: Tensor, dtype: torch.dtype) -> Tensor:
@@ -94,7 +95,7 @@ def corner_steps(width: int) -> tuple[int, int, int, int]:
 
 
 def _sample(rows: Tensor, index: Tensor, weight: Tensor, steps) -> Tensor:
-    """(N, P, C) values of one tap; index (N, P), weight (N, P, 4)."""
+    """(N, T, P, C) values; index (N, T, P), weight (N, T, P, 4)."""
     return sum(
         rows.index_select(0, (index + step).flatten()).unflatten(
             0, index.shape
@@ -105,18 +106,21 @@ def _sample(rows: Tensor, index: Tensor, weight: Tensor, steps) -> Tensor:
 
 
 def _multiply(sample: Tensor, weight: Tensor) -> Tensor:
-    """One tap's product: (N, P, C) by (N, G, C_out / G, C / G)."""
-    n, groups, out_channels, in_channels = weight.shape
+    """(N, T, P, C) by (N, G, C_out / G, C / G, T) to (N, P, C_out)."""
+    groups, out_channels, in_channels = weight.shape[1:4]
     if out_channels == in_channels == 1:
-        return sample * weight.view(n, 1, groups)
-    sample = sample.unflatten(-1, (groups, in_channels)).transpose(1, 2)
-    return (sample @ weight.transpose(-1, -2)).transpose(1, 2).flatten(2)
+        weight = weight.flatten(1, 3).transpose(1, 2).unsqueeze(2)
+        return (sample * weight).sum(1)
+    sample = sample.unflatten(-1, (groups, in_channels))
+    sample = sample.permute(0, 3, 2, 4, 1).flatten(3)
+    weight = weight.flatten(3).transpose(-1, -2)
+    return (sample @ weight).transpose(1, 2).flatten(2)
 
 
 def contract_reference(
     rows: Tensor, index: Tensor, corner: Tensor, weight: Tensor
 ) -> Tensor:
-    """The sum over taps, one after the other.
+    """The sum over taps, a few at a time.
 
     Args:
         rows (Tensor): (N, H + 3, W + 3, C) from :func:`to_rows`.
@@ -130,9 +134,10 @@ def contract_reference(
     steps = corner_steps(rows.shape[2] - 3)
     rows = rows.flatten(0, 2)
     out = 0
-    for tap in range(index.shape[1]):
-        sample = _sample(rows, index[:, tap], corner[:, tap], steps)
-        out = out + _multiply(sample, weight[..., tap])
+    for first in range(0, index.shape[1], TAPS):
+        taps = slice(first, first + TAPS)
+        sample = _sample(rows, index[:, taps], corner[:, taps], steps)
+        out = out + _multiply(sample, weight[..., taps])
     return out
 
 

@@ -103,16 +103,23 @@ def test_contextual_blocks_as_published():
         assert found == expected
 
 
-def classifier(kind, **options):
-    """A tiny one whose predictors predict something."""
+def stirred(model):
+    """With predictors that predict something, and blocks that do."""
     torch.manual_seed(0)
-    model = build_tiny(kind, with_class_scores=True, **options)
     for module in model.modules():
         if isinstance(module, ContextualConv2d):
             for parameter in module.parameters():
                 nn.init.normal_(parameter, std=0.2)
-    nn.init.normal_(model.contextualizing.embedding)
+        elif isinstance(module, nn.BatchNorm2d):
+            nn.init.ones_(module.weight)
+    if hasattr(model.contextualizing, 'embedding'):
+        nn.init.normal_(model.contextualizing.embedding)
     return model
+
+
+def classifier(kind, **options):
+    torch.manual_seed(0)
+    return stirred(build_tiny(kind, with_class_scores=True, **options))
 
 
 def image(*shape):
@@ -235,14 +242,8 @@ def test_frozen_stages_freeze_their_mergers(frozen_stages, mergers, embedding):
 @kinds
 def test_padding(kind):
     """Explicit sizes and those told from zeros agree; full ones are none."""
-    model = build_tiny(kind, ignore_padding=True).eval()
+    model = stirred(build_tiny(kind, ignore_padding=True)).eval()
     plain = build_tiny(kind, ignore_padding=False).eval()
-    for network in (model, plain):
-        torch.manual_seed(0)
-        for module in network.modules():
-            if isinstance(module, ContextualConv2d):
-                for parameter in module.parameters():
-                    nn.init.normal_(parameter, std=0.2)
     plain.load_state_dict(model.state_dict())
     x = image(2, 3, 96, 128)
     for a, b in zip(model(x), plain(x)):
