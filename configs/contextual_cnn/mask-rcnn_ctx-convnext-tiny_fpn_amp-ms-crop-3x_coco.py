@@ -7,6 +7,7 @@ model = dict(
         type='ContextualConvNeXt',
         arch='tiny',
         drop_path_rate=0.4,
+        layer_scale_init_value=1.0,
         ignore_padding=True,
         init_cfg=dict(
             type='Pretrained',

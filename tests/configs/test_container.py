@@ -6,18 +6,16 @@ import pytest
 import torch
 from mmengine.config import Config
 from mmengine.model import revert_sync_batchnorm
-from mmengine.optim import build_optim_wrapper
 from mmengine.registry import (
     DATA_SAMPLERS,
     DATASETS,
-    MODELS,
-    PARAM_SCHEDULERS,
     init_default_scope,
 )
 from mmengine.utils.dl_utils.parrots_wrapper import SyncBatchNorm
 from torch import nn
 
 from mmctx.models.layers import ContextAggregation
+from tests.configs.recipes import build_on_meta, decays, optimizer_of, rates
 from tests.scripts import ROOT
 
 LIGHT = 'container-light_8xb128-300e_in1k'
@@ -33,56 +31,6 @@ def load(name):
     cfg = Config.fromfile(ROOT / f'configs/container/{name}.py')
     init_default_scope(cfg.default_scope)
     return cfg
-
-
-def build_on_meta(cfg):
-    with torch.device('meta'):
-        return MODELS.build(cfg.model)
-
-
-def optimizer_of(cfg):
-    """Model and optimizer of a config; AMP, which asks for a GPU, is off."""
-    model = build_on_meta(cfg)
-    cfg.optim_wrapper.type = 'OptimWrapper'
-    return model, build_optim_wrapper(model, cfg.optim_wrapper).optimizer
-
-
-def decays(model, optimizer):
-    """Weight decay of each parameter, by name."""
-    decay = {
-        id(p): group['weight_decay']
-        for group in optimizer.param_groups
-        for p in group['params']
-    }
-    named = dict(model.named_parameters())
-    assert len(decay) == len(named)
-    return {name: decay[id(p)] for name, p in named.items()}
-
-
-def rates(cfg, epoch_length):
-    """Learning rate at every iteration of all epochs."""
-    optimizer = torch.optim.SGD(
-        [torch.zeros(1)], lr=cfg.optim_wrapper.optimizer.lr
-    )
-    schedulers = []
-    for schedule in cfg.param_scheduler:
-        schedule = dict(schedule, optimizer=optimizer)
-        if schedule.pop('convert_to_iter_based', False):
-            scheduler = PARAM_SCHEDULERS.get(schedule.pop('type'))
-            scheduler = scheduler.build_iter_from_epoch(
-                **schedule, epoch_length=epoch_length
-            )
-        else:
-            scheduler = PARAM_SCHEDULERS.build(schedule)
-        schedulers.append(scheduler)
-    seen = []
-    for step in range(cfg.train_cfg.max_epochs * epoch_length):
-        seen.append(optimizer.param_groups[0]['lr'])
-        optimizer.step()
-        for scheduler in schedulers:
-            if not scheduler.by_epoch or (step + 1) % epoch_length == 0:
-                scheduler.step()
-    return seen
 
 
 def test_all_rows_are_there():

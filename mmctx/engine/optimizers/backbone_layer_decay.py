@@ -51,7 +51,7 @@ class BackboneLayerDecay(DefaultOptimWrapperConstructor):
     ) -> None:
         super().__init__(optim_wrapper_cfg, paramwise_cfg)
         given = self.paramwise_cfg.get('layer_decay')
-        options = dict(blocks_per_layer=1, **(given or {}))
+        options = {'blocks_per_layer': 1, **(given or {})}
         if (
             {*options} != {'rate', 'blocks_per_layer'}
             or not 0 < options['rate'] <= 1

@@ -7,6 +7,7 @@ from .container import Container
 from .contextual_cnn import ContextualConvNeXt, ContextualResNet
 from .contnet import ConTNet
 from .cotnet import CoTNet, CoTNeXt, SECoTNetD
+from .temporal_shift import build_temporal_shift  # noqa: F401
 
 __all__ = [
     'CoTNeXt',

@@ -1,0 +1,267 @@
+"""The recipes of Contextual CNN: what the paper and its release fix."""
+
+import pytest
+import torch
+from mmengine.config import Config
+from mmengine.registry import init_default_scope
+
+from mmctx.models.backbones.contextual_cnn import ContextualBottleneck
+from mmctx.models.layers import ContextualConv2d
+from tests.configs.recipes import (
+    build_on_meta,
+    decays,
+    optimizer_of,
+    options,
+    rates,
+)
+from tests.scripts import ROOT
+
+FOLDER = ROOT / 'configs/contextual_cnn'
+CONVNEXT = sorted(p.stem for p in FOLDER.glob('ctx-convnext-*.py'))
+RESNET = sorted(p.stem for p in FOLDER.glob('ctx-resnet50*.py'))
+RESNET50 = 'ctx-resnet50_8xb32-200e_in1k'
+MASK_RCNN = 'mask-rcnn_ctx-convnext-tiny_fpn_amp-ms-crop-3x_coco'
+WITHOUT_DECAY = ('contextualizing.embedding', 'contextualizing.log_scale')
+
+
+def load(name, folder=FOLDER):
+    cfg = Config.fromfile(folder / f'{name}.py')
+    init_default_scope(cfg.default_scope)
+    return cfg
+
+
+def contextual_blocks(backbone):
+    """Indices of the contextual blocks of each stage."""
+    return [
+        [
+            i
+            for i, block in enumerate(stage)
+            if any(isinstance(m, ContextualConv2d) for m in block.modules())
+        ]
+        for stage in backbone.stages
+    ]
+
+
+def first_contextual(backbone):
+    return next(
+        m for m in backbone.modules() if isinstance(m, ContextualConv2d)
+    )
+
+
+def test_all_rows_are_there():
+    assert (len(CONVNEXT), len(RESNET)) == (3, 12)
+
+
+@pytest.mark.parametrize('name', CONVNEXT)
+def test_convnexts_train_alike(name):
+    cfg = load(name)
+    assert cfg.train_dataloader.batch_size * 32 == 4096
+    assert cfg.auto_scale_lr == dict(enable=False, base_batch_size=4096)
+    assert cfg.optim_wrapper.type == 'AmpOptimWrapper'
+    assert cfg.optim_wrapper.get('clip_grad') is None
+    assert not cfg.get('custom_hooks'), 'no averages of weights'
+    mixes = [(a.type, a.alpha) for a in cfg.model.train_cfg.augments]
+    assert mixes == [('Mixup', 0.8), ('CutMix', 1.0)]
+    assert cfg.model.train_cfg.get('probs') is None
+    steps = {step.type: step for step in cfg.train_dataloader.dataset.pipeline}
+    assert steps['RandAugment'].magnitude_level == 9
+    assert steps['RandomErasing'].erase_prob == 0.25
+    test_steps = cfg.test_dataloader.dataset.pipeline
+    assert [s.scale for s in test_steps if s.type == 'ResizeEdge'] == [256]
+
+
+@pytest.mark.parametrize('name', RESNET)
+def test_resnets_train_alike(name):
+    cfg = load(name)
+    assert cfg.train_dataloader.batch_size * 8 == 256
+    assert cfg.auto_scale_lr == dict(enable=False, base_batch_size=256)
+    assert cfg.optim_wrapper.type == 'AmpOptimWrapper'
+    assert not cfg.get('custom_hooks')
+    assert 'train_cfg' not in cfg.model, 'no mixup, no CutMix'
+    assert [s.type for s in cfg.train_dataloader.dataset.pipeline] == [
+        'LoadImageFromFile',
+        'RandomResizedCrop',
+        'RandomFlip',
+        'RandAugment',
+        'PackInputs',
+    ]
+    for loader in (cfg.val_dataloader, cfg.test_dataloader):
+        (resize,) = (
+            s for s in loader.dataset.pipeline if s.type == 'ResizeEdge'
+        )
+        assert (resize.scale, resize.interpolation) == (235, 'bicubic')
+
+
+@pytest.mark.parametrize(
+    'name, peak, epochs', [(CONVNEXT[0], 1e-3, 300), (RESNET50, 1e-4, 200)]
+)
+def test_rate_over_the_epochs(name, peak, epochs):
+    seen = rates(load(name), epoch_length=4)
+    assert len(seen) == epochs * 4
+    assert seen[0] == pytest.approx(1e-7)
+    assert max(seen) == pytest.approx(peak)
+    assert seen.index(max(seen)) in (20 * 4 - 1, 20 * 4)
+    assert seen[:80] == sorted(seen[:80])
+    later = [seen[i : i + 4] for i in range(80, epochs * 4, 4)]
+    assert all(len(set(epoch)) == 1 for epoch in later), 'steps per epoch'
+    assert later == sorted(later, reverse=True)
+    assert later[-1][0] < peak / 1000
+
+
+@pytest.mark.parametrize(
+    'name, decay, rate', [(CONVNEXT[0], 0.05, 1e-3), (RESNET50, 0.01, 1e-4)]
+)
+def test_what_decays(name, decay, rate):
+    model, optimizer = optimizer_of(load(name))
+    assert type(optimizer) is torch.optim.AdamW
+    (given,) = {
+        (*group['betas'], group['eps'], group['lr'])
+        for group in optimizer.param_groups
+    }
+    assert given == (0.9, 0.999, 1e-8, rate)
+    shapes = dict(model.named_parameters())
+    assert all(f'backbone.{name}' in shapes for name in WITHOUT_DECAY)
+    for label, found in decays(model, optimizer).items():
+        exempt = shapes[label].ndim < 2 or label.endswith(WITHOUT_DECAY)
+        assert found == (0 if exempt else decay), label
+
+
+@pytest.mark.parametrize('name', [*CONVNEXT, *RESNET])
+def test_loss_and_classes(name):
+    model = build_on_meta(load(name))
+    backbone, loss = model.backbone, model.head.loss_module
+    assert (loss.alpha, loss.label_smooth) == (0.15, 0.1)
+    assert backbone.selection == 'rerank'
+    assert backbone.class_counts == (500, 200, 50)
+    assert backbone.contextualizing.temperature == 'shared'
+    assert all(p.requires_grad for p in model.parameters())
+
+
+@pytest.mark.parametrize(
+    'arch, drop_path, third',
+    [('tiny', 0.1, 9), ('small', 0.4, 27), ('base', 0.5, 27)],
+)
+def test_convnexts(arch, drop_path, third):
+    cfg = load(f'ctx-convnext-{arch}_32xb128-300e_in1k')
+    backbone = build_on_meta(cfg).backbone
+    assert contextual_blocks(backbone) == [
+        [], [0], list(range(0, third, 3)), [0]
+    ]  # fmt: skip
+    assert [len(stage) for stage in backbone.stages] == [3, 3, third, 3]
+    probabilities = [
+        module.drop_prob
+        for module in backbone.modules()
+        if type(module).__name__ == 'DropPath'
+    ]
+    assert probabilities == sorted(probabilities)
+    assert probabilities[-1] == pytest.approx(drop_path)
+    assert len(probabilities) == third + 8, 'all blocks but the first'
+
+
+#: Of each row: weight and sampling offsets, mask, contextual stages, scored
+#: ones, dimensions of an embedding.
+ROWS = {
+    '': (True, True, True, '123', '0123', 256),
+    '-ctxonly': (False, False, None, '123', '0123', 256),
+    '-ctxconv-only': (True, True, True, '', '3', 256),
+    '-dcnv2': (False, True, True, '', '0123', 256),
+    '-weight-offset': (True, False, None, '123', '0123', 256),
+    '-sampling-offset': (False, True, True, '123', '0123', 256),
+    '-stage4': (True, True, True, '3', '23', 256),
+    '-stage34': (True, True, True, '23', '123', 256),
+    '-stage1234': (True, True, True, '0123', '0123', 256),
+    '-d64': (True, True, True, '123', '0123', 64),
+    '-d128': (True, True, True, '123', '0123', 128),
+    '-d512': (True, True, True, '123', '0123', 512),
+}
+
+
+@pytest.mark.parametrize('row', ROWS)
+def test_rows_of_the_ablations(row):
+    weights, samples, mask, stages, scored, dims = ROWS[row]
+    cfg = load(f'ctx-resnet50{row}_8xb32-200e_in1k')
+    backbone = build_on_meta(cfg).backbone
+    assert [len(stage) for stage in backbone.stages] == [3, 4, 6, 3]
+    layers = backbone.contextualizing
+    assert ''.join(sorted(layers.merge)) == stages
+    assert ''.join(sorted(layers.classify)) == scored
+    assert layers.embedding.shape == (1000, dims)
+    every_second = [[0, 2], [0, 2], [0, 2, 4], [0, 2]]
+    contextual = map(int, stages or '123')
+    expected = [[], [], [], []]
+    for i in contextual:
+        expected[i] = every_second[i]
+    assert contextual_blocks(backbone) == expected
+    conv = first_contextual(backbone)
+    assert (conv.weight_predictor is not None) == weights
+    assert (conv.sampling_predictor is not None) == samples
+    assert getattr(conv.sampling_predictor, 'mask', None) == mask
+    assert bool(conv.context_channels) == bool(stages)
+
+
+def test_every_row_of_the_ablations_is_tested():
+    assert sorted(f'ctx-resnet50{row}_8xb32-200e_in1k' for row in ROWS) == (
+        RESNET
+    )
+
+
+def test_mask_rcnn():
+    cfg = load(MASK_RCNN)
+    assert cfg.train_dataloader.batch_size * 8 == 16
+    assert cfg.auto_scale_lr.base_batch_size == 16
+    assert cfg.train_cfg.max_epochs == 36
+    first, then = cfg.param_scheduler
+    assert (first.start_factor, first.end, first.by_epoch) == (
+        0.001,
+        1000,
+        False,
+    )
+    assert then.milestones == [27, 33]
+    assert cfg.optim_wrapper.type == 'AmpOptimWrapper'
+    assert cfg.optim_wrapper.get('clip_grad') is None
+    backbone = cfg.model.backbone
+    assert backbone.drop_path_rate == 0.4
+    assert backbone.init_cfg.checkpoint.startswith('work_dirs/ctx-convnext-t')
+
+
+def test_mask_rcnn_learns_as_convnexts_does():
+    """Rates by layer; what gets no gradient is frozen."""
+    model, optimizer = optimizer_of(load(MASK_RCNN))
+    assert type(optimizer) is torch.optim.AdamW
+    rate = options(model, optimizer, 'lr')
+    for start, layers_after in (
+        ('backbone.stem.', 7),
+        ('backbone.stages.0.2.', 6),
+        ('backbone.stages.1.0.downsample.', 5),
+        ('backbone.stages.2.2.', 4),
+        ('backbone.stages.2.3.', 3),
+        ('backbone.stages.2.8.', 2),
+        ('backbone.stages.3.', 1),
+        ('backbone.contextualizing.merge.2.', 4),
+        ('neck.', 0),
+        ('rpn_head.', 0),
+        ('roi_head.', 0),
+    ):
+        found = {v for k, v in rate.items() if k.startswith(start)}
+        assert found == {pytest.approx(1e-4 * 0.95**layers_after)}, start
+    shapes = dict(model.named_parameters())
+    for label, decay in decays(model, optimizer).items():
+        exempt = shapes[label].ndim < 2 or label.endswith(WITHOUT_DECAY)
+        assert decay == (0 if exempt else 0.05), label
+    frozen = {
+        label.split('.')[2] for label, p in shapes.items()
+        if not p.requires_grad
+    }  # fmt: skip
+    assert frozen == {'classify', 'log_scale'}
+    assert 'backbone.contextualizing.embedding' in rate
+
+
+def test_digits_have_candidates_of_their_own():
+    for name in ('ctx-resnet14', 'faster-rcnn_ctx-resnet26_fpn'):
+        cfg = load(f'{name}_digit-scenes', ROOT / 'configs/digit_scenes')
+        backbone = build_on_meta(cfg).backbone
+        assert backbone.contextualizing.embedding.shape[0] == 10
+        assert backbone.class_counts == (5, 3, 2)
+        assert any(
+            isinstance(m, ContextualBottleneck) for m in backbone.modules()
+        )
