@@ -6,7 +6,7 @@ from typing import Callable
 
 import torch
 
-LEAST_SECONDS = 0.02  # what one measurement lasts
+LEAST_SECONDS = 0.1  # what one measurement lasts
 BUFFER_BYTES = 1 << 28  # larger than any cache
 
 Steps = dict[str, Callable[[], object]]
@@ -76,6 +76,13 @@ def first_seconds(stopwatch: Stopwatch, steps: Steps) -> dict[str, float]:
     return seconds
 
 
+def _calls(stopwatch: Stopwatch, step: Callable[[], object]) -> int:
+    """How many calls one measurement needs."""
+    start = time.perf_counter()
+    stopwatch(step)
+    return math.ceil(LEAST_SECONDS / (time.perf_counter() - start))
+
+
 def time_rounds(
     stopwatch: Stopwatch, steps: Steps, rounds: int
 ) -> dict[str, list[float]]:
@@ -83,10 +90,7 @@ def time_rounds(
 
     A round takes every step once; short ones are called several times.
     """
-    calls = {
-        name: math.ceil(LEAST_SECONDS / max(stopwatch(step), 1e-6))
-        for name, step in steps.items()
-    }
+    calls = {name: _calls(stopwatch, step) for name, step in steps.items()}
     seconds = {name: [] for name in steps}
     for _ in range(rounds):
         for name, step in steps.items():

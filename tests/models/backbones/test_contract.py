@@ -38,6 +38,13 @@ WITH_INDUCTOR = (
     'ContextualConvNeXt',
 )
 
+#: The last two have whole windows, and windows that the border cuts off, in
+#: the same of ConTNet's encoders: otherwise the graph is another one.
+SIZES_TO_COMPILE = {
+    '': ((64, 64), (96, 80), (72, 92)),
+    'ConTNet relative': ((64, 64), (280, 200), (200, 280)),
+}
+
 
 def image(*shape, dtype=torch.float32):
     generator = torch.Generator().manual_seed(sum(shape))
@@ -330,7 +337,7 @@ def test_compiles_without_graph_breaks(name):
     compiled = torch.compile(model, fullgraph=True, backend=count)
     counts = []
     with torch.no_grad():
-        for size in ((64, 64), (96, 80), (128, 160)):
+        for size in SIZES_TO_COMPILE.get(name, SIZES_TO_COMPILE['']):
             x = image(2, 3, *size)
             for a, b in zip(compiled(x), model(x)):
                 torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-5)
