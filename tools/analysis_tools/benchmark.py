@@ -1,45 +1,83 @@
 #!/usr/bin/env python
-"""Times models side by side: ours and stock ones, in one run.
+"""Times models and operators side by side: ours and stock ones, in one run.
 
 Each round runs every model once, so that all of them meet the same state of
 the machine; a ratio is the median over rounds of the ratio within a round.
 Absolute times of a CPU say little beyond that machine: quote the ratios.
-Peak memory is what one step of a fresh process adds to its resident set.
+
+Peak memory is what one step adds: on a GPU to PyTorch's allocations, on a CPU
+to the resident set of a fresh process. Not measured are operators on a CPU,
+and compiled models there, whose compiler would be measured with them.
 """
 
 import json
-import multiprocessing
 import os
 import platform
 import re
 import statistics
 import sys
-import time
-from concurrent.futures import ProcessPoolExecutor
+from functools import partial
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 import torch
-import torch.nn.functional as F
-from torch.nn.attention import SDPBackend, sdpa_kernel
 
-import mmctx
 from mmctx.engine import cli
+from tools.analysis_tools._benchmark_models import (
+    AMP_DTYPES,
+    gpu_peak,
+    peak_memory,
+    place,
+    prepare,
+    step,
+)
+from tools.analysis_tools._benchmark_ops import (
+    OPERATORS,
+    layer_shapes,
+    make_step,
+    traffic,
+)
+from tools.analysis_tools._benchmark_report import (
+    model_table,
+    operator_table,
+    plot,
+)
+from tools.analysis_tools._benchmark_timing import (
+    Stopwatch,
+    first_seconds,
+    time_rounds,
+)
 
-DEFAULT_CASES = ['eval:8x224x224', 'train:8x224x224', 'eval:1x800x1344']
-CLASSES = 1000
+# One model of each family, and the operators.
+DEFAULT_NAMES = [
+    'cotnet50',
+    'contnet_m',
+    'ctx_convnext_tiny',
+    'container_light',
+    'coat_lite_small',
+    *OPERATORS,
+]
+DEFAULT_CASES = ['eval:2x224x224', 'train:2x224x224']
 
 
 def parse_args(argv=None):
     parser = cli.Parser(
-        description=__doc__.splitlines()[0],
-        epilog='A model is a name of mmctx.list_models(), or one of '
-        'torchvision:NAME, timm:NAME, mmpretrain:NAME, or plain:NAME, which '
-        'is a model of ours computed without fused or sliced operators: '
-        'attention as softmax(QK)V.',
+        description=__doc__.splitlines()[0]
+        + ' The defaults take less than 5 minutes on two quiet CPU cores.',
+        epilog='NAME is one of mmctx.list_models(), or torchvision:NAME, '
+        'timm:NAME, mmpretrain:NAME, or plain:NAME, which is a model of ours '
+        'computed without fused or sliced operators: attention as '
+        f'softmax(QK)V. {" and ".join(OPERATORS)} are timed on the maps of '
+        'all four stages of their networks, beside a peer of their own: '
+        'aggregation by unfold, deformable convolution by torchvision with '
+        'the batch folded into the channels.',
     )
-    parser.add_argument('models', nargs='*', default=['cotnet50'])
+    parser.add_argument(
+        'names', nargs='*', metavar='NAME', default=DEFAULT_NAMES,
+        help='models and operators; default: a model of each family and the '
+        'operators',
+    )  # fmt: skip
     parser.add_argument(
         '--peer',
         default='torchvision:resnet50',
@@ -50,15 +88,56 @@ def parse_args(argv=None):
         nargs='+',
         default=DEFAULT_CASES,
         metavar='MODE:NxHxW',
-        help='what to time; MODE is eval or train (forward and backward)',
+        help='what to time; MODE is eval or train (forward and backward), '
+        'NxHxW the images; several cases show how time scales with batch and '
+        f'resolution; default: {" ".join(DEFAULT_CASES)}',
     )
-    parser.add_argument('--rounds', type=int, default=5)
+    parser.add_argument('--rounds', type=int, default=3)
     parser.add_argument('--threads', type=int, default=None)
+    parser.add_argument(
+        '--device',
+        choices=['cpu', 'cuda'],
+        default='cuda' if torch.cuda.is_available() else 'cpu',
+        help='default: the GPU if there is one',
+    )
+    parser.add_argument(
+        '--amp',
+        choices=AMP_DTYPES,
+        help='automatic mixed precision; operators get inputs of this type',
+    )
+    parser.add_argument(
+        '--compile',
+        action='store_true',
+        help='compile everything, peers too; the first call says how long '
+        'that takes',
+    )
     parser.add_argument(
         '--channels-last', action='store_true', help='NHWC memory format'
     )
-    parser.add_argument('--json', help='file for the figures')
-    return parser.parse_args(argv)
+    parser.add_argument('--json', metavar='FILE', help='where figures go')
+    parser.add_argument(
+        '--plot', metavar='FILE', help='where a picture of the ratios goes'
+    )
+    args = parser.parse_args(argv)
+    check(args)
+    return args
+
+
+def check(args):
+    if args.rounds < 1:
+        raise cli.UserError(f'--rounds must be 1 or more, got {args.rounds}')
+    if args.device == 'cuda' and not torch.cuda.is_available():
+        raise cli.UserError(
+            'PyTorch sees no GPU here: leave --device cuda away'
+        )
+    unknown = [n for n in args.names if n.startswith('op:')]
+    unknown = [n for n in unknown if n not in OPERATORS]
+    if unknown:
+        raise cli.UserError(
+            f'{unknown[0]!r} is no operator; there are {", ".join(OPERATORS)}'
+        )
+    for case in args.cases:
+        parse_case(case)
 
 
 def parse_case(text):
@@ -72,206 +151,158 @@ def parse_case(text):
     return match[1], (n, 3, h, w)
 
 
-class Plain(torch.nn.Module):
-    """A model of ours on plain operators, the logits of attention in memory.
-
-    Args:
-        model (nn.Module): The model.
-    """
-
-    def __init__(self, model):
-        super().__init__()
-        self.model = model
-
-    def forward(self, x):
-        # Where gradients are enabled, no layer takes its path for evaluation.
-        with sdpa_kernel(SDPBackend.MATH), torch.enable_grad():
-            return self.model(x)
-
-
-def _ours(name):
-    if name not in mmctx.list_models():
-        raise cli.UserError(
-            f'{name!r} is no model of mmctx, nor LIBRARY:NAME with one of '
-            f'{", ".join(LIBRARIES)}; mmctx has '
-            f'{", ".join(mmctx.list_models())}'
+def compare(steps, peer, args, stopwatch):
+    """Times of some steps, and ratios to one of them, by name."""
+    first = first_seconds(stopwatch, steps)
+    seconds = time_rounds(stopwatch, steps, args.rounds)
+    figures = {}
+    for name, times in seconds.items():
+        ratios = [a / b for a, b in zip(seconds[peer], times)]
+        figures[name] = dict(
+            seconds=statistics.median(times),
+            speed_ratio=statistics.median(ratios),
+            spread=[min(ratios), max(ratios)],
+            first_seconds=first.get(name),
         )
-    return mmctx.get_model(name)
+    return figures
 
 
-def _torchvision(name):
-    import torchvision
-
-    return torchvision.models.get_model(name)
+def ratio(mib, peer_mib):
+    return None if mib is None or not peer_mib else mib / peer_mib
 
 
-def _timm(name):
-    import timm
-
-    return timm.create_model(name)
-
-
-def _mmpretrain(name):
-    import mmpretrain
-
-    return mmpretrain.get_model(name)
-
-
-LIBRARIES = {
-    'torchvision': _torchvision,
-    'timm': _timm,
-    'mmpretrain': _mmpretrain,
-    'plain': lambda name: Plain(_ours(name)),
-}
-
-
-def build(name, channels_last=False):
-    """A classifier with random weights that maps images to logits."""
-    library, _, model_name = name.rpartition(':')
-    if library in LIBRARIES:
-        model = LIBRARIES[library](model_name)
-    else:
-        model = _ours(name)
-    if channels_last:
-        model = model.to(memory_format=torch.channels_last)
-    return model
-
-
-def make_input(shape, channels_last=False):
-    x = torch.randn(*shape)
-    return x.to(memory_format=torch.channels_last) if channels_last else x
-
-
-def step(model, mode, x):
-    """One evaluation, or one forward and backward pass."""
-    if mode == 'eval':
-        with torch.inference_mode():
-            return model(x)
-    model.zero_grad()
-    target = torch.arange(len(x)) % CLASSES
-    return F.cross_entropy(model(x), target).backward()
-
-
-def time_rounds(models, mode, x, rounds):
-    """Seconds of each model in each round, after one round of warm-up."""
-    seconds = {name: [] for name in models}
-    for model in models.values():
-        model.train(mode == 'train')
-        step(model, mode, x)
-    for _ in range(rounds):
-        for name, model in models.items():
-            start = time.perf_counter()
-            step(model, mode, x)
-            seconds[name].append(time.perf_counter() - start)
-    return seconds
-
-
-def _resident(field):
-    status = Path('/proc/self/status').read_text()
-    return int(re.search(rf'{field}:\s+(\d+)', status)[1]) / 1024
-
-
-def _measure_memory(name, mode, shape, channels_last, threads):
-    torch.set_num_threads(threads)
-    # Libraries load and start their threads with the first operators.
-    small = torch.nn.Sequential(
-        torch.nn.Conv2d(3, 8, 3),
-        torch.nn.AdaptiveAvgPool2d(1),
-        torch.nn.Flatten(),
-        torch.nn.Linear(8, CLASSES),
-    )
-    step(small, mode, make_input((2, 3, 32, 32), channels_last))
-    model = build(name, channels_last).train(mode == 'train')
-    x = make_input(shape, channels_last)
-    before = _resident('VmRSS')
-    Path('/proc/self/clear_refs').write_text('5')  # reset the peak
-    step(model, mode, x)
-    return _resident('VmHWM') - before
-
-
-def peak_memory(name, mode, shape, channels_last):
-    """MiB that one step adds to the resident set of a fresh process."""
-    context = multiprocessing.get_context('spawn')
-    with ProcessPoolExecutor(1, mp_context=context) as pool:
-        return pool.submit(
-            _measure_memory,
-            name,
-            mode,
-            shape,
-            channels_last,
-            torch.get_num_threads(),
-        ).result()
-
-
-def run_case(names, text, args):
-    """Figures of one case: a dict for each model."""
-    mode, shape = parse_case(text)
-    models = {name: build(name, args.channels_last) for name in names}
-    x = make_input(shape, args.channels_last)
-    seconds = time_rounds(models, mode, x, args.rounds)
-    del models
-    rows = []
-    for name in names:
-        ratios = [a / b for a, b in zip(seconds[args.peer], seconds[name])]
-        memory = peak_memory(name, mode, shape, args.channels_last)
-        rows.append(
-            dict(
-                case=text,
-                model=name,
-                seconds=statistics.median(seconds[name]),
-                images_per_s_ratio=statistics.median(ratios),
-                spread=[min(ratios), max(ratios)],
-                peak_mib=memory,
-            )
+def run_models(names, case, args, stopwatch):
+    """Figures of all models in one case: a dict for each."""
+    mode, shape = parse_case(case)
+    torch._dynamo.reset()
+    models = {name: prepare(name, mode, args) for name in names}
+    x = place(torch.randn(shape), args)
+    steps = {
+        name: partial(step, model, mode, x, args.amp)
+        for name, model in models.items()
+    }
+    figures = compare(steps, args.peer, args, stopwatch)
+    peaks = {
+        name: peak_memory(steps[name], name, mode, shape, args)
+        for name in names
+    }
+    return [
+        dict(
+            case=case,
+            model=name,
+            peer=args.peer,
+            images_per_s=len(x) / figures[name]['seconds'],
+            peak_mib=peaks[name],
+            peak_ratio=ratio(peaks[name], peaks[args.peer]),
+            **figures[name],
         )
-    peer = next(row for row in rows if row['model'] == args.peer)
-    for row in rows:
-        row['peak_ratio'] = row['peak_mib'] / peer['peak_mib']
-    return rows
-
-
-def table(rows, peer):
-    lines = [
-        f'| case | model | images/s, of {peer} | range over rounds | '
-        'peak extra memory, of the same |',
-        '| --- | --- | --- | --- | --- |',
+        for name in names
     ]
-    for row in rows:
-        low, high = row['spread']
-        lines.append(
-            f'| {row["case"]} | {row["model"]} | '
-            f'{row["images_per_s_ratio"]:.2f} | {low:.2f} to {high:.2f} | '
-            f'{row["peak_ratio"]:.2f} |'
-        )
-    return '\n'.join(lines)
 
 
-def machine():
+def operator_steps(name, mode, inputs, args):
+    """Steps of an operator and its peer, by name."""
+    operator = OPERATORS[name]
+    functions = {name: operator.ours, operator.peer_name: operator.peer}
+    if args.compile:
+        torch._dynamo.reset()
+        functions = {
+            key: torch.compile(function, dynamic=False)
+            for key, function in functions.items()
+        }
+    return {
+        key: make_step(function, mode, inputs)
+        for key, function in functions.items()
+    }
+
+
+def run_operator(name, case, shape, args, stopwatch):
+    """Figures of one operator on one map."""
+    operator, mode = OPERATORS[name], parse_case(case)[0]
+    dtype = AMP_DTYPES.get(args.amp)
+    inputs = [place(x, args, dtype) for x in operator.make_inputs(shape)]
+    steps = operator_steps(name, mode, inputs, args)
+    copy_step = dict(copy=stopwatch.copy_step())
+    figures = compare(
+        {**steps, **copy_step}, operator.peer_name, args, stopwatch
+    )
+    peaks = [None, None]
+    if args.device == 'cuda':
+        peaks = [gpu_peak(run) for run in steps.values()]
+    rate = traffic(mode, inputs) / figures[name]['seconds'] / 1e9
+    copy = stopwatch.copy_traffic / figures['copy']['seconds'] / 1e9
+    return dict(
+        case=case,
+        operator=name,
+        map='x'.join(map(str, shape)),
+        peer=operator.peer_name,
+        gb_per_s=rate,
+        copy_gb_per_s=copy,
+        copy_share=rate / copy,
+        peak_mib=peaks[0],
+        peak_ratio=ratio(*peaks),
+        **figures[name],
+    )
+
+
+def run_operators(names, case, args, stopwatch):
+    return [
+        run_operator(name, case, shape, args, stopwatch)
+        for name in names
+        for shape in layer_shapes(OPERATORS[name], parse_case(case)[1])
+    ]
+
+
+def processor():
     cpu = platform.processor() or platform.machine()
     info = Path('/proc/cpuinfo')
     if info.is_file():
-        cpu = re.search(r'model name\s*:\s*(.*)', info.read_text())[1]
-    return (
-        f'{cpu}, {torch.get_num_threads()} threads, torch '
-        f'{torch.__version__}, float32, heap '
-        + ('kept' if 'MALLOC_TRIM_THRESHOLD_' in os.environ else 'as usual')
+        found = re.search(r'model name\s*:\s*(.*)', info.read_text())
+        cpu = found[1] if found else cpu
+    heap = 'kept' if 'MALLOC_TRIM_THRESHOLD_' in os.environ else 'as usual'
+    return f'{cpu}, {torch.get_num_threads()} threads, heap {heap}'
+
+
+def setting(args):
+    """Where and how everything runs, in a line."""
+    gpu = args.device == 'cuda'
+    return ', '.join(
+        [
+            torch.cuda.get_device_name() if gpu else processor(),
+            f'torch {torch.__version__}',
+            f'AMP {args.amp}' if args.amp else 'float32',
+            'compiled' if args.compile else 'eager',
+            'channels_last' if args.channels_last else 'contiguous',
+        ]
     )
 
 
 def main(argv=None):
     args = parse_args(argv)
-    if args.rounds < 1:
-        raise cli.UserError(f'--rounds must be 1 or more, got {args.rounds}')
     if args.threads:
         torch.set_num_threads(args.threads)
-    names = [args.peer, *(n for n in args.models if n != args.peer)]
-    rows = []
-    print(machine())
+    operators = [n for n in dict.fromkeys(args.names) if n in OPERATORS]
+    models = [n for n in args.names if n not in OPERATORS]
+    if args.compile:
+        # Models share code; past a limit PyTorch would run them eagerly.
+        torch._dynamo.config.cache_size_limit = 64
+    stopwatch = Stopwatch(torch.device(args.device))
+    print(setting(args))
+    figures = dict(setting=setting(args), models=[], operators=[])
     for case in args.cases:
-        rows += run_case(names, case, args)
-    print(table(rows, args.peer))
+        if models:
+            names = list(dict.fromkeys([args.peer, *models]))
+            figures['models'] += run_models(names, case, args, stopwatch)
+        figures['operators'] += run_operators(operators, case, args, stopwatch)
+    if models:
+        print(model_table(figures['models'], args.peer))
+    if operators:
+        print(operator_table(figures['operators']))
     if args.json:
-        Path(args.json).write_text(json.dumps(rows, indent=2) + '\n')
+        Path(args.json).write_text(json.dumps(figures, indent=2) + '\n')
+    if args.plot:
+        rows = [*figures['models'], *figures['operators']]
+        plot(rows, args.plot, figures['setting'])
 
 
 if __name__ == '__main__':

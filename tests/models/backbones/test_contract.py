@@ -2,7 +2,11 @@
 
 import copy
 import math
+import os
 import pickle
+import shutil
+import sysconfig
+from pathlib import Path
 
 import pytest
 import torch
@@ -24,6 +28,22 @@ FROZEN_IN_DETECTION = (
     'contextualizing.classify.',
     'contextualizing.log_scale',
 )
+
+#: What inductor compiles here: one of each family.
+WITH_INDUCTOR = (
+    'CoTNet',
+    'CoaT',
+    'Container',
+    'ConTNet',
+    'ContextualConvNeXt',
+)
+
+#: The last two have whole windows, and windows that the border cuts off, in
+#: the same of ConTNet's encoders: otherwise the graph is another one.
+SIZES_TO_COMPILE = {
+    '': ((64, 64), (96, 80), (72, 92)),
+    'ConTNet relative': ((64, 64), (280, 200), (200, 280)),
+}
 
 
 def image(*shape, dtype=torch.float32):
@@ -291,16 +311,38 @@ def test_init_weights_keeps_the_constructor_values(name):
         assert torch.equal(value, before[key]), key
 
 
+def compiler_of(name):
+    """Inductor for one tiny network of each family, as it takes its time;
+    for the others what comes before it: no code is made."""
+    if name not in WITH_INDUCTOR:
+        return 'aot_eager'
+    compiler = os.environ.get('CXX', 'g++')
+    header = Path(sysconfig.get_path('include'), 'Python.h')
+    if shutil.which(compiler) is None or not header.is_file():
+        pytest.skip(f'inductor needs {compiler} and {header} on a CPU')
+    return 'inductor'
+
+
 def test_compiles_without_graph_breaks(name):
-    """At two sizes, the second one dynamic."""
+    """One graph for the first size, and a dynamic one for all others."""
     torch._dynamo.reset()
+    graphs = []
+    compiler = torch._dynamo.lookup_backend(compiler_of(name))
+
+    def count(graph, inputs):
+        graphs.append(graph)
+        return compiler(graph, inputs)
+
     model = build_tiny(name).eval()
-    compiled = torch.compile(model, fullgraph=True, backend='eager')
+    compiled = torch.compile(model, fullgraph=True, backend=count)
+    counts = []
     with torch.no_grad():
-        for size in ((64, 64), (96, 80)):
+        for size in SIZES_TO_COMPILE.get(name, SIZES_TO_COMPILE['']):
             x = image(2, 3, *size)
             for a, b in zip(compiled(x), model(x)):
                 torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-5)
+            counts.append(len(graphs))
+    assert counts == [1, 2, 2]
 
 
 def test_onnx_equals_torch(name, tmp_path):

@@ -1,0 +1,167 @@
+"""The models that benchmark.py times, how they run and what they take."""
+
+import multiprocessing
+import re
+from concurrent.futures import ProcessPoolExecutor
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from torch.nn.attention import SDPBackend, sdpa_kernel
+
+import mmctx
+from mmctx.engine import cli
+
+AMP_DTYPES = {'bf16': torch.bfloat16, 'fp16': torch.float16}
+CLASSES = 1000
+
+
+class Plain(torch.nn.Module):
+    """A model of ours on plain operators, the logits of attention in memory.
+
+    Args:
+        model (nn.Module): The model.
+    """
+
+    def __init__(self, model):
+        super().__init__()
+        self.model = model
+
+    def forward(self, x):
+        # Where gradients are enabled, no layer takes its path for evaluation.
+        with sdpa_kernel(SDPBackend.MATH), torch.enable_grad():
+            return self.model(x)
+
+
+def _ours(name):
+    if name not in mmctx.list_models():
+        raise cli.UserError(
+            f'{name!r} is no model of mmctx, nor LIBRARY:NAME with one of '
+            f'{", ".join(LIBRARIES)}; mmctx has '
+            f'{", ".join(mmctx.list_models())}'
+        )
+    return mmctx.get_model(name)
+
+
+def _torchvision(name):
+    import torchvision
+
+    return torchvision.models.get_model(name)
+
+
+def _timm(name):
+    import timm
+
+    return timm.create_model(name)
+
+
+def _mmpretrain(name):
+    import mmpretrain
+
+    return mmpretrain.get_model(name)
+
+
+LIBRARIES = {
+    'torchvision': _torchvision,
+    'timm': _timm,
+    'mmpretrain': _mmpretrain,
+    'plain': lambda name: Plain(_ours(name)),
+}
+
+
+def build(name):
+    """A classifier with random weights that maps images to logits."""
+    library, _, model_name = name.rpartition(':')
+    if library in LIBRARIES:
+        return LIBRARIES[library](model_name)
+    return _ours(name)
+
+
+def prepare(name, mode, args):
+    """A model as the arguments want it run."""
+    model = build(name).to(args.device).train(mode == 'train')
+    if args.channels_last:
+        model = model.to(memory_format=torch.channels_last)
+    if args.compile:
+        model.compile(dynamic=False)
+    return model
+
+
+def place(x, args, dtype=None):
+    """A tensor as the arguments want it: device, dtype and memory format."""
+    x = x.to(args.device, dtype)
+    if args.channels_last and x.dim() == 4:
+        return x.to(memory_format=torch.channels_last)
+    return x
+
+
+def step(model, mode, x, amp=None):
+    """One evaluation, or one forward and backward pass.
+
+    The gradients are dropped again.
+    """
+    autocast = torch.autocast(
+        x.device.type, AMP_DTYPES.get(amp), enabled=amp is not None
+    )
+    if mode == 'eval':
+        with torch.inference_mode(), autocast:
+            return model(x)
+    target = torch.arange(len(x), device=x.device) % CLASSES
+    with autocast:
+        loss = F.cross_entropy(model(x), target)
+    loss.backward()
+    model.zero_grad()
+    return None
+
+
+def _resident(field):
+    status = Path('/proc/self/status').read_text()
+    return int(re.search(rf'{field}:\s+(\d+)', status)[1]) / 1024
+
+
+def _resident_peak(name, mode, shape, args, threads):
+    torch.set_num_threads(threads)
+    # Libraries load and start their threads with the first operators.
+    small = torch.nn.Sequential(
+        torch.nn.Conv2d(3, 8, 3),
+        torch.nn.AdaptiveAvgPool2d(1),
+        torch.nn.Flatten(),
+        torch.nn.Linear(8, CLASSES),
+    )
+    step(small, mode, place(torch.randn(2, 3, 32, 32), args), args.amp)
+    model = prepare(name, mode, args)
+    x = place(torch.randn(shape), args)
+    before = _resident('VmRSS')
+    Path('/proc/self/clear_refs').write_text('5')  # reset the peak
+    step(model, mode, x, args.amp)
+    return _resident('VmHWM') - before
+
+
+def gpu_peak(run):
+    """MiB that a call adds to PyTorch's allocations."""
+    before = torch.cuda.memory_allocated()
+    torch.cuda.reset_peak_memory_stats()
+    run()
+    return (torch.cuda.max_memory_allocated() - before) / 2**20
+
+
+def peak_memory(run, name, mode, shape, args):
+    """MiB that one step of a model adds, or None if that cannot be told.
+
+    ``run`` is the step here, for a GPU; a CPU's fresh process builds the
+    model anew.
+    """
+    if args.device == 'cuda':
+        return gpu_peak(run)
+    if args.compile:
+        return None
+    context = multiprocessing.get_context('spawn')
+    with ProcessPoolExecutor(1, mp_context=context) as pool:
+        return pool.submit(
+            _resident_peak,
+            name,
+            mode,
+            shape,
+            args,
+            torch.get_num_threads(),
+        ).result()
