@@ -1,10 +1,12 @@
+import os
+
 import pytest
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from mmctx.ops import local_aggregation
-from mmctx.ops.local_aggregation import BACKENDS
 
+BACKENDS = ('reference', 'lean')
 SHAPES = [
     # n, c, g, k, h, w
     (2, 8, 2, 3, 5, 7),
@@ -189,3 +191,6 @@ def test_bad_dtype_and_backend():
         local_aggregation(value.int(), weight, 3)
     with pytest.raises(ValueError, match=r"backend.*'cuda'"):
         local_aggregation(value, weight, 3, 'cuda')
+    if 'TRITON_INTERPRET' not in os.environ:
+        with pytest.raises(ValueError, match=r"'triton' needs"):
+            local_aggregation(value, weight, 3, 'triton')

@@ -22,6 +22,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 import torch
 import torch.nn.functional as F
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
 import mmctx
 from mmctx.engine import cli
@@ -33,8 +34,10 @@ CLASSES = 1000
 def parse_args(argv=None):
     parser = cli.Parser(
         description=__doc__.splitlines()[0],
-        epilog='A model is a name of mmctx.list_models(), or torchvision:NAME '
-        'or timm:NAME.',
+        epilog='A model is a name of mmctx.list_models(), or one of '
+        'torchvision:NAME, timm:NAME, mmpretrain:NAME, or plain:NAME, which '
+        'is a model of ours computed without fused or sliced operators: '
+        'attention as softmax(QK)V.',
     )
     parser.add_argument('models', nargs='*', default=['cotnet50'])
     parser.add_argument(
@@ -69,24 +72,66 @@ def parse_case(text):
     return match[1], (n, 3, h, w)
 
 
+class Plain(torch.nn.Module):
+    """A model of ours on plain operators, the logits of attention in memory.
+
+    Args:
+        model (nn.Module): The model.
+    """
+
+    def __init__(self, model):
+        super().__init__()
+        self.model = model
+
+    def forward(self, x):
+        # Where gradients are enabled, no layer takes its path for evaluation.
+        with sdpa_kernel(SDPBackend.MATH), torch.enable_grad():
+            return self.model(x)
+
+
+def _ours(name):
+    if name not in mmctx.list_models():
+        raise cli.UserError(
+            f'{name!r} is no model of mmctx, nor LIBRARY:NAME with one of '
+            f'{", ".join(LIBRARIES)}; mmctx has '
+            f'{", ".join(mmctx.list_models())}'
+        )
+    return mmctx.get_model(name)
+
+
+def _torchvision(name):
+    import torchvision
+
+    return torchvision.models.get_model(name)
+
+
+def _timm(name):
+    import timm
+
+    return timm.create_model(name)
+
+
+def _mmpretrain(name):
+    import mmpretrain
+
+    return mmpretrain.get_model(name)
+
+
+LIBRARIES = {
+    'torchvision': _torchvision,
+    'timm': _timm,
+    'mmpretrain': _mmpretrain,
+    'plain': lambda name: Plain(_ours(name)),
+}
+
+
 def build(name, channels_last=False):
     """A classifier with random weights that maps images to logits."""
     library, _, model_name = name.rpartition(':')
-    if library == 'torchvision':
-        import torchvision
-
-        model = torchvision.models.get_model(model_name)
-    elif library == 'timm':
-        import timm
-
-        model = timm.create_model(model_name)
-    elif name in mmctx.list_models():
-        model = mmctx.get_model(name)
+    if library in LIBRARIES:
+        model = LIBRARIES[library](model_name)
     else:
-        raise cli.UserError(
-            f'{name!r} is no model of mmctx, torchvision:NAME or timm:NAME; '
-            f'mmctx has {", ".join(mmctx.list_models())}'
-        )
+        model = _ours(name)
     if channels_last:
         model = model.to(memory_format=torch.channels_last)
     return model

@@ -1,48 +1,70 @@
 """Aggregation of each pixel's neighbourhood with weights of its own."""
 
+import importlib
+import os
+from importlib.util import find_spec
 from typing import Optional
 
 import torch
 from torch import Tensor
 
-from . import lean
 from .reference import local_aggregation_reference
 
 __all__ = ['local_aggregation', 'local_aggregation_reference']
 
-BACKENDS = ('reference', 'lean')
+BACKENDS = ('reference', 'lean', 'triton')
+
+HAS_TRITON = find_spec('triton') is not None
+TRITON_DTYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
+
+
+def _module(backend: str):
+    """The module of a backend; Triton is imported at its first use."""
+    return importlib.import_module(f'.{backend}', __name__)
 
 
 @torch.library.custom_op('mmctx::local_aggregation', mutates_args=())
-def _forward(value: Tensor, weight: Tensor, kernel_size: int) -> Tensor:
-    return lean.forward(value, weight, kernel_size)
+def _forward(
+    value: Tensor, weight: Tensor, kernel_size: int, backend: str = 'lean'
+) -> Tensor:
+    return _module(backend).forward(value, weight, kernel_size)
 
 
 @torch.library.custom_op('mmctx::local_aggregation_backward', mutates_args=())
 def _backward(
-    grad: Tensor, value: Tensor, weight: Tensor, kernel_size: int
+    grad: Tensor,
+    value: Tensor,
+    weight: Tensor,
+    kernel_size: int,
+    backend: str = 'lean',
 ) -> tuple[Tensor, Tensor]:
-    return lean.backward(grad, value, weight, kernel_size)
+    return _module(backend).backward(grad, value, weight, kernel_size)
+
+
+def _empty_like(x: Tensor, backend: str) -> Tensor:
+    """An output as the backend lays it out: Triton keeps the format."""
+    return torch.empty_like(x) if backend == 'triton' else x.new_empty(x.shape)
 
 
 @_forward.register_fake
-def _(value, weight, kernel_size):
-    return value.new_empty(value.shape)
+def _(value, weight, kernel_size, backend='lean'):
+    return _empty_like(value, backend)
 
 
 @_backward.register_fake
-def _(grad, value, weight, kernel_size):
-    return value.new_empty(value.shape), weight.new_empty(weight.shape)
+def _(grad, value, weight, kernel_size, backend='lean'):
+    return _empty_like(value, backend), _empty_like(weight, backend)
 
 
 def _setup_context(ctx, inputs, output):
-    value, weight, ctx.kernel_size = inputs
+    value, weight, ctx.kernel_size, ctx.backend = inputs
     ctx.save_for_backward(value, weight)
 
 
 def _backward_of_forward(ctx, grad):
     value, weight = ctx.saved_tensors
-    return (*_backward(grad, value, weight, ctx.kernel_size), None)
+    grads = _backward(grad, value, weight, ctx.kernel_size, ctx.backend)
+    return (*grads, None, None)
 
 
 _forward.register_autograd(_backward_of_forward, setup_context=_setup_context)
@@ -77,12 +99,39 @@ def _check(value: Tensor, weight: Tensor, kernel_size: int) -> None:
         )
 
 
-def _choose_backend() -> str:
-    # The compiler fuses the plain sum over taps into one loop by itself, and
-    # exporters know its operators.
-    if torch.compiler.is_compiling() or torch.onnx.is_in_onnx_export():
+def _check_triton(value: Tensor, weight: Tensor) -> None:
+    if not HAS_TRITON:
+        raise ValueError(
+            "backend 'triton' needs Triton, which is not installed; leave "
+            "backend at its default, or use 'lean' or 'reference'."
+        )
+    if not (value.is_cuda or os.environ.get('TRITON_INTERPRET') == '1'):
+        raise ValueError(
+            f"backend 'triton' needs tensors on a GPU, got {value.device}; "
+            'or set TRITON_INTERPRET=1 before Python starts, to interpret '
+            'the kernels on the CPU.'
+        )
+    for name, x in (('value', value), ('weight', weight)):
+        if x.dtype not in TRITON_DTYPES:
+            raise TypeError(
+                f"backend 'triton' takes a {name} of {TRITON_DTYPES}, got "
+                f'{x.dtype}.'
+            )
+
+
+def _choose_backend(value: Tensor, weight: Tensor) -> str:
+    if torch.onnx.is_in_onnx_export():
         return 'reference'
-    return 'lean'
+    if (
+        HAS_TRITON
+        and value.is_cuda
+        and value.dtype in TRITON_DTYPES
+        and weight.dtype in TRITON_DTYPES
+    ):
+        return 'triton'
+    # On a CPU the compiler fuses the plain sum over taps into one loop by
+    # itself, and exporters know its operators.
+    return 'reference' if torch.compiler.is_compiling() else 'lean'
 
 
 def local_aggregation(
@@ -107,8 +156,9 @@ def local_aggregation(
         weight (Tensor): (N, G, K*K, H, W), G dividing C, taps row by row.
         kernel_size (int): Odd side K of the neighbourhood.
         backend (str, optional): 'reference' (plain sum, differentiable any
-            number of times) or 'lean' (in place, once differentiable).
-            Defaults to the best that the circumstances allow.
+            number of times), 'lean' (in place, once differentiable) or
+            'triton' (kernels for GPUs, once differentiable). Defaults to the
+            best that the circumstances allow.
 
     Returns:
         Tensor: (N, C, H, W) in the dtype of ``value``. Sums are taken in
@@ -117,12 +167,17 @@ def local_aggregation(
 
     Raises:
         TypeError: An input is not floating point.
-        ValueError: A shape, ``kernel_size`` or ``backend`` is not as above.
+        ValueError: A shape, ``kernel_size`` or ``backend`` is not as above,
+            or 'triton' is asked for where it cannot run.
     """
     _check(value, weight, kernel_size)
-    backend = backend or _choose_backend()
+    backend = backend or _choose_backend(value, weight)
+    if backend not in BACKENDS:
+        raise ValueError(
+            f'backend must be one of {BACKENDS}, got {backend!r}.'
+        )
     if backend == 'reference':
         return local_aggregation_reference(value, weight, kernel_size)
-    if backend == 'lean':
-        return _forward(value, weight, kernel_size)
-    raise ValueError(f'backend must be one of {BACKENDS}, got {backend!r}.')
+    if backend == 'triton':
+        _check_triton(value, weight)
+    return _forward(value, weight, kernel_size, backend)

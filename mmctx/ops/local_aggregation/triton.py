@@ -1,0 +1,370 @@
+"""Local aggregation as Triton kernels: forward and both gradients.
+
+Bytes. With b bytes a number and S channels to a weight (CoT: S = 8), each
+output number needs 2 b for value and output and K * K / S * b for its share of
+the weights: at K = 3 and S = 8 that is 3.125 b. The work on them is
+2 * K * K operations, far below what the device does in that time, so memory
+decides, and the kernels are built to touch main memory once per number:
+
+- A program takes a rectangle of pixels, a block of weight channels, and *all*
+  channels that share them. It loads each weight once and uses it S times from
+  registers.
+- The K * K shifted reads of the values overlap, so all but the rectangle's rim
+  come from the first cache; a rectangle, because a strip of one row would
+  fetch every row K times from the second.
+- Numbers that lie next to each other in memory go to threads next to each
+  other: channels for channels_last, columns for contiguous maps. Strides are
+  arguments, so neither format, nor a view, is ever copied. In channels_last
+  every shift is a multiple of a whole pixel, and reads are 16 bytes wide.
+- The gradient of the values gathers as the forward pass does, from mirrored
+  taps; that of the weights sums over the S channels inside a program. There
+  are no atomics, and a tile's shape follows from the operands' shapes alone
+  rather than from timings, so repeats are equal to the bit, between processes
+  too.
+
+Sums are taken in float32, or in float64 where an input has it. Set
+``TRITON_INTERPRET=1`` before Python starts to run the kernels on CPU tensors.
+"""
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+
+from .reference import accumulation_dtype
+
+#: Sides of a tile: rows x columns, and bytes of channels, of channels_last
+#: maps; pixels, and most columns, of contiguous ones.
+CHANNELS_LAST_PIXELS = (8, 8)
+CHANNELS_LAST_BYTES = 32
+CONTIGUOUS_PIXELS = 256
+CONTIGUOUS_COLUMNS = 64
+#: Numbers of a channel block to a thread, and channels of one weight that are
+#: summed at a time.
+PER_THREAD = 4
+MOST_SHARES = 8
+
+_TL_DTYPE = {torch.float32: tl.float32, torch.float64: tl.float64}
+# A row stride that Triton knows to be a multiple of 16 makes it give each
+# thread several neighbouring columns of a contiguous map, which the reads
+# shifted by one column then fetch one by one. Sizes would only cost
+# recompilations.
+_UNSPECIALIZED = (
+    'height',
+    'width',
+    'value_y',
+    'weight_y',
+    'out_y',
+    'grad_y',
+)
+
+
+@triton.jit
+def _position(
+    height,
+    width,
+    GROUPS: tl.constexpr,
+    BLOCK_Y: tl.constexpr,
+    BLOCK_X: tl.constexpr,
+    BLOCK_G: tl.constexpr,
+    INDEX: tl.constexpr,
+):
+    """Image, rows (P, 1), columns (P, 1) and weight channels (1, G)."""
+    tiles_x = tl.cdiv(width, BLOCK_X)
+    tiles_y = tl.cdiv(height, BLOCK_Y)
+    blocks_g: tl.constexpr = (GROUPS + BLOCK_G - 1) // BLOCK_G
+    rest = tl.program_id(0)
+    tile_x = rest % tiles_x
+    rest = rest // tiles_x
+    tile_y = rest % tiles_y
+    rest = rest // tiles_y
+    block_g = rest % blocks_g
+    image = (rest // blocks_g).to(tl.int64)
+    pixel = tl.arange(0, BLOCK_Y * BLOCK_X)[:, None]
+    y = (tile_y * BLOCK_Y + pixel // BLOCK_X).to(INDEX)
+    x = (tile_x * BLOCK_X + pixel % BLOCK_X).to(INDEX)
+    g = (block_g * BLOCK_G + tl.arange(0, BLOCK_G)[None, :]).to(INDEX)
+    return image, y, x, g
+
+
+@triton.jit
+def _near(inside, y, x, height, width, DY: tl.constexpr, DX: tl.constexpr):
+    """Which pixels have a neighbour at (DY, DX) inside the map."""
+    if DY < 0:
+        inside &= y >= -DY
+    if DY > 0:
+        inside &= y < height - DY
+    if DX < 0:
+        inside &= x >= -DX
+    if DX > 0:
+        inside &= x < width - DX
+    return inside
+
+
+@triton.jit
+def _repeat(x, COUNT: tl.constexpr):
+    """A tuple of COUNT times x."""
+    result = ()
+    for _ in tl.static_range(COUNT):
+        result = result + (x,)  # noqa: RUF005 (Triton knows no unpacking)
+    return result
+
+
+@triton.jit
+def _load_all(at, stride, mask, DTYPE: tl.constexpr, COUNT: tl.constexpr):
+    """A tuple of the COUNT blocks at, at + stride, ..."""
+    result = ()
+    for s in tl.static_range(COUNT):
+        block = tl.load(at + s * stride, mask, other=0.0).to(DTYPE)
+        result = result + (block,)  # noqa: RUF005
+    return result
+
+
+@triton.jit
+def _add_scaled(totals, scale, at, stride, mask, count, COUNT: tl.constexpr):
+    """totals[s] + scale * (block at + s * stride), for s < count."""
+    result = ()
+    for s in tl.static_range(COUNT):
+        term = tl.load(at + s * stride, mask & (s < count), other=0.0)
+        total = totals[s] + scale * term.to(scale.dtype)
+        result = result + (total,)  # noqa: RUF005
+    return result
+
+
+@triton.jit(do_not_specialize=_UNSPECIALIZED)
+def _aggregate(
+    value,
+    weight,
+    out,
+    height,
+    width,
+    value_n,
+    value_c,
+    value_y,
+    value_x,
+    weight_n,
+    weight_g,
+    weight_t,
+    weight_y,
+    weight_x,
+    out_n,
+    out_c,
+    out_y,
+    out_x,
+    GROUPS: tl.constexpr,
+    SHARE: tl.constexpr,
+    KERNEL: tl.constexpr,
+    TRANSPOSED: tl.constexpr,
+    SUM: tl.constexpr,
+    INDEX: tl.constexpr,
+    UNIT: tl.constexpr,
+    BLOCK_S: tl.constexpr,
+    BLOCK_Y: tl.constexpr,
+    BLOCK_X: tl.constexpr,
+    BLOCK_G: tl.constexpr,
+):
+    """out[c, p] = sum_t weight[c % G, t, p] value[c, p + t].
+
+    TRANSPOSED: sum_t weight[c % G, -t, p + t] value[c, p + t], the gradient
+    of the values where ``value`` is that of the output.
+    """
+    image, y, x, g = _position(
+        height, width, GROUPS, BLOCK_Y, BLOCK_X, BLOCK_G, INDEX
+    )
+    inside = (y < height) & (x < width) & (g < GROUPS)
+    value_y *= UNIT
+    value_s = GROUPS * value_c
+    value += image * value_n
+    value += g * value_c + y * value_y + x * value_x
+    weight += image * weight_n
+    weight += g * weight_g + y * weight_y + x * weight_x
+    out_s = GROUPS * out_c
+    out += image * out_n + g * out_c + y * (out_y * UNIT) + x * out_x
+    radius: tl.constexpr = KERNEL // 2
+    for first in range(0, SHARE, BLOCK_S):
+        zeros = tl.zeros((BLOCK_Y * BLOCK_X, BLOCK_G), SUM)
+        totals = _repeat(zeros, BLOCK_S)
+        for dy in tl.static_range(-radius, radius + 1):
+            for dx in tl.static_range(-radius, radius + 1):
+                near = _near(inside, y, x, height, width, dy, dx)
+                tap = (dy + radius) * KERNEL + dx + radius
+                if TRANSPOSED:
+                    shift = (KERNEL * KERNEL - 1 - tap) * weight_t
+                    shift += dy * weight_y + dx * weight_x
+                else:
+                    shift = tap * weight_t
+                scale = tl.load(weight + shift, near, other=0.0).to(SUM)
+                at = value + (dy * value_y + dx * value_x) + first * value_s
+                totals = _add_scaled(
+                    totals, scale, at, value_s, near, SHARE - first, BLOCK_S
+                )
+        for s in tl.static_range(BLOCK_S):
+            tl.store(
+                out + (first + s) * out_s,
+                totals[s].to(out.dtype.element_ty),
+                inside & (first + s < SHARE),
+            )
+
+
+@triton.jit(do_not_specialize=_UNSPECIALIZED)
+def _weight_gradient(
+    grad,
+    value,
+    out,
+    height,
+    width,
+    grad_n,
+    grad_c,
+    grad_y,
+    grad_x,
+    value_n,
+    value_c,
+    value_y,
+    value_x,
+    out_n,
+    out_g,
+    out_t,
+    out_y,
+    out_x,
+    GROUPS: tl.constexpr,
+    SHARE: tl.constexpr,
+    KERNEL: tl.constexpr,
+    SUM: tl.constexpr,
+    INDEX: tl.constexpr,
+    UNIT: tl.constexpr,
+    BLOCK_S: tl.constexpr,
+    BLOCK_Y: tl.constexpr,
+    BLOCK_X: tl.constexpr,
+    BLOCK_G: tl.constexpr,
+):
+    """out[g, t, p] = sum_s grad[s G + g, p] value[s G + g, p + t]."""
+    image, y, x, g = _position(
+        height, width, GROUPS, BLOCK_Y, BLOCK_X, BLOCK_G, INDEX
+    )
+    inside = (y < height) & (x < width) & (g < GROUPS)
+    value_y *= UNIT
+    value_s = GROUPS * value_c
+    value += image * value_n
+    value += g * value_c + y * value_y + x * value_x
+    grad_s = GROUPS * grad_c
+    grad += image * grad_n + g * grad_c + y * (grad_y * UNIT) + x * grad_x
+    out += image * out_n + g * out_g + y * out_y + x * out_x
+    if SHARE == BLOCK_S:
+        grads = _load_all(grad, grad_s, inside, SUM, BLOCK_S)
+    radius: tl.constexpr = KERNEL // 2
+    for dy in tl.static_range(-radius, radius + 1):
+        for dx in tl.static_range(-radius, radius + 1):
+            near = _near(inside, y, x, height, width, dy, dx)
+            at = value + (dy * value_y + dx * value_x)
+            total = tl.zeros((BLOCK_Y * BLOCK_X, BLOCK_G), SUM)
+            if SHARE == BLOCK_S:
+                for s in tl.static_range(BLOCK_S):
+                    term = tl.load(at + s * value_s, near, other=0.0)
+                    total += grads[s] * term.to(SUM)
+            else:
+                for s in range(SHARE):
+                    scale = tl.load(grad + s * grad_s, near, other=0.0)
+                    term = tl.load(at + s * value_s, near, other=0.0)
+                    total += scale.to(SUM) * term.to(SUM)
+            shift = ((dy + radius) * KERNEL + dx + radius) * out_t
+            total = total.to(out.dtype.element_ty)
+            tl.store(out + shift, total, inside)
+
+
+def _power_of_two(x: int, most: int) -> int:
+    """The next power of two, or ``most`` if that is less."""
+    return min(triton.next_power_of_2(x), most)
+
+
+def _tile(x: Tensor, groups: int) -> dict:
+    """Block sizes and warps for a value-like (N, C, H, W) tensor."""
+    share, (height, width) = x.shape[1] // groups, x.shape[2:]
+    if x.stride(1) == 1 and x.shape[1] > 1 != x.stride(3):
+        rows, columns = CHANNELS_LAST_PIXELS
+        block_g = CHANNELS_LAST_BYTES // x.element_size()
+    else:
+        columns = _power_of_two(width, CONTIGUOUS_COLUMNS)
+        rows, block_g = CONTIGUOUS_PIXELS // columns, 1
+    rows = _power_of_two(height, rows)
+    columns = _power_of_two(width, columns)
+    block_g = _power_of_two(groups, block_g)
+    warps = rows * columns * block_g // (32 * PER_THREAD)
+    return dict(
+        BLOCK_S=min(share, MOST_SHARES),
+        BLOCK_Y=rows,
+        BLOCK_X=columns,
+        BLOCK_G=block_g,
+        num_warps=max(1, warps),
+    )
+
+
+def _span(x: Tensor) -> int:
+    """Elements from an image's first to its last."""
+    return sum((n - 1) * s for n, s in zip(x.shape[1:], x.stride()[1:]))
+
+
+def _launch(kernel, maps: tuple, weight: Tensor, tensors: tuple, **flags):
+    """Run a kernel on ``tensors``, of which ``maps`` are (N, C, H, W).
+
+    Row strides of maps are passed in units of 16 numbers where that can be,
+    which lets the compiler read several channels at once.
+    """
+    n, c, height, width = maps[-1].shape
+    groups, taps = weight.shape[1:3]
+    if maps[-1].numel() == 0:
+        return
+    tile = _tile(maps[-1], groups)
+    unit = 16 if all(x.stride(2) % 16 == 0 for x in maps) else 1
+    if tile['BLOCK_G'] == 1:
+        unit = 1
+    strides = [
+        stride // unit if x.dim() == 4 and dim == 2 else stride
+        for x in tensors
+        for dim, stride in enumerate(x.stride())
+    ]
+    programs = (
+        n
+        * triton.cdiv(groups, tile['BLOCK_G'])
+        * triton.cdiv(height, tile['BLOCK_Y'])
+        * triton.cdiv(width, tile['BLOCK_X'])
+    )
+    # Tensors of one device, which need not be the current one.
+    with torch.cuda.device_of(maps[-1]):
+        kernel[(programs,)](
+            *tensors,
+            height,
+            width,
+            *strides,
+            GROUPS=groups,
+            SHARE=c // groups,
+            KERNEL=round(taps**0.5),
+            SUM=_TL_DTYPE[accumulation_dtype(*tensors)],
+            INDEX=tl.int32 if max(map(_span, tensors)) < 2**31 else tl.int64,
+            UNIT=unit,
+            **flags,
+            **tile,
+        )
+
+
+def forward(value: Tensor, weight: Tensor, kernel_size: int) -> Tensor:
+    """Output of the operator; shapes as in the public function.
+
+    The output has the memory format of ``value``.
+    """
+    out = torch.empty_like(value)
+    tensors = (value, weight, out)
+    _launch(_aggregate, (value, out), weight, tensors, TRANSPOSED=False)
+    return out
+
+
+def backward(
+    grad: Tensor, value: Tensor, weight: Tensor, kernel_size: int
+) -> tuple[Tensor, Tensor]:
+    """Gradients of value and weight, in their dtypes and memory formats."""
+    grad_value = torch.empty_like(value)
+    tensors = (grad, weight, grad_value)
+    _launch(_aggregate, (grad, grad_value), weight, tensors, TRANSPOSED=True)
+    grad_weight = torch.empty_like(weight)
+    tensors = (grad, value, grad_weight)
+    _launch(_weight_gradient, (grad, value), weight, tensors)
+    return grad_value, grad_weight
