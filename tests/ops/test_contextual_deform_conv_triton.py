@@ -54,7 +54,7 @@ def make(
     biased=True,
     spread=1.5,
 ):
-    """Inputs and geometry."""
+    """Random inputs and the geometry's keyword arguments."""
     n, c, kernel, h, w, *geometry = shape
     geometry = dict(zip(('stride', 'padding', 'dilation'), geometry))
     stride, padding, dilation = geometry.values()
@@ -64,18 +64,17 @@ def make(
     ]
     taps = kernel[0] * kernel[1]
     # Offsets and mask are parts of one prediction.
-    predicted = torch.randn(n, 3 * taps, *size)
-    predicted = lay_out(predicted.to(dtype).to(DEVICE), layout)
+    predicted = spread * torch.randn(n, 3 * taps, *size, device=DEVICE)
+    predicted = lay_out(predicted.to(dtype), layout)
     inputs = dict(
-        x=torch.randn(n, c, h, w),
-        offset=spread * predicted[:, : 2 * taps],
-        weight=torch.randn(n, c, 1, *kernel),
-        bias=torch.randn(c) if biased else None,
-        mask=predicted[:, 2 * taps :].sigmoid() if masked else None,
+        x=torch.randn(n, c, h, w, device=DEVICE).to(dtype),
+        offset=predicted[:, : 2 * taps],
+        weight=torch.randn(n, c, 1, *kernel, device=DEVICE).to(dtype),
+        bias=torch.randn(c, device=DEVICE).to(dtype) if biased else None,
+        mask=predicted[:, 2 * taps :] if masked else None,
     )
     for name in ('x', 'weight', 'bias'):
-        if inputs[name] is not None:
-            inputs[name] = lay_out(inputs[name].to(DEVICE, dtype), layout)
+        inputs[name] = lay_out(inputs[name], layout)
     return inputs, geometry
 
 
@@ -160,4 +159,211 @@ def test_without_mask_or_bias(extras):
             masked='mask' in extras,
             biased='bias' in extras,
         )
+    )
+
+
+@kernels
+@pytest.mark.parametrize(
+    'shape, layout',
+    [
+        # Stride 2, and channels that are no power of two.
+        ((1, 6, (3, 3), 5, 6, 2, 1, 1), 'channels_last'),
+        # Sides of kernel, padding and dilation.
+        ((2, 3, (3, 2), 3, 4, 1, 2, 2), 'contiguous'),
+        ((1, 2, (2, 3), 4, 4, 1, 0, 1), 'channels_last'),
+        # One pixel, one tap.
+        ((1, 1, (1, 1), 1, 1, 1, 0, 1), 'view'),
+        # Two passes over the channels.
+        ((1, 20, (1, 2), 2, 3, 1, 1, 1), 'channels_last'),
+        # The kernel of Contextual ConvNeXt, larger than the map.
+        ((1, 4, (7, 7), 3, 4, 1, 3, 1), 'channels_last'),
+    ],
+)
+def test_shapes(shape, layout):
+    compare(*make(shape, layout=layout))
+
+
+@kernels
+def test_more_than_one_tile_and_chunk(monkeypatch):
+    """As on large maps, by smaller tiles."""
+    from mmctx.ops.contextual_deform_conv import triton
+
+    for name, value in dict(TILE=4, TILE_CHANNELS=2, CHUNK=4).items():
+        monkeypatch.setattr(triton, name, value)
+    monkeypatch.setattr(triton, 'TILE_SAMPLES', 2)
+    compare(*make((2, 3, (2, 2), 2, 3, 1, 1, 1)))
+
+
+@kernels
+def test_whole_pixels_as_at_the_start_of_training():
+    """Positions exactly on the border, where derivatives jump."""
+    compare(*make((1, 2, (3, 3), 2, 3, 1, 1, 1), spread=0))
+
+
+@kernels
+def test_offsets_far_outside():
+    inputs, geometry = make((1, 2, (3, 3), 3, 3, 1, 1, 1), spread=3)
+    inputs['offset'] = inputs['offset'].clone()
+    inputs['offset'][0, 3, 1] = 1e20
+    inputs['offset'][0, 4, :, 1] = -1e20
+    compare(inputs, geometry)
+
+
+@kernels
+def test_nan_offset_spoils_only_what_it_touches():
+    inputs, geometry = make((2, 2, (3, 3), 3, 3, 1, 1, 1))
+    inputs['offset'] = inputs['offset'].clone()
+    inputs['offset'][0, 0, 1, 2] = float('nan')
+    results = run(inputs, geometry, 'triton')
+    spoilt = results['out'].isnan()
+    assert spoilt[0, :, 1, 2].all() and spoilt.sum() == 2
+    exact = run(inputs, geometry, 'reference')
+    for name, got in results.items():
+        assert torch.equal(got.isnan(), exact[name].isnan()), name
+
+
+@kernels
+@pytest.mark.parametrize(
+    'dtype, layout',
+    [(torch.float16, 'contiguous'), (torch.bfloat16, 'channels_last')],
+)
+def test_half_precision(dtype, layout):
+    compare(*make((1, 2, (3, 3), 2, 3, 1, 1, 1), dtype, layout))
+
+
+@kernels
+def test_half_precision_accumulates_in_float32():
+    """Rounded once: within half a unit in the last place of the sum."""
+    # The interpreter cuts bfloat16 off instead of rounding it.
+    dtype = torch.float16 if INTERPRETED else torch.bfloat16
+    inputs, geometry = make((1, 2, (5, 5), 3, 3, 1, 2, 1), dtype)
+    out = contextual_deform_conv(**inputs, **geometry, backend='triton')
+    exact = contextual_deform_conv(
+        **cast(inputs, torch.float64), **geometry, backend='reference'
+    )
+    bound = torch.finfo(dtype).eps / 2 * exact.abs() * 1.01 + 1e-5
+    assert ((out.double() - exact).abs() <= bound).all()
+
+
+@kernels
+def test_mixed_dtypes_as_under_autocast():
+    inputs, geometry = make((1, 2, (3, 3), 2, 3, 1, 1, 1))
+    for name in ('x', 'weight'):
+        inputs[name] = inputs[name].to(torch.bfloat16)
+    with torch.autocast(DEVICE, torch.bfloat16):
+        compare(inputs, geometry)
+
+
+@kernels
+def test_expanded_gradient_and_float64():
+    inputs, geometry = make((1, 2, (2, 2), 2, 3, 1, 1, 1), torch.float64)
+    grads = []
+    for backend in ('triton', 'reference'):
+        leaves = {k: v.clone().requires_grad_() for k, v in inputs.items()}
+        out = contextual_deform_conv(**leaves, **geometry, backend=backend)
+        out.sum().backward()
+        grads.append([v.grad for v in leaves.values()])
+    for got, want in zip(*grads):
+        torch.testing.assert_close(got, want)
+
+
+@kernels
+@pytest.mark.parametrize('wanted', ['x', 'offset', 'weight', 'bias', 'mask'])
+def test_one_gradient_at_a_time(wanted):
+    inputs, geometry = make((1, 1, (1, 2), 2, 2, 1, 1, 1))
+    everything = run(inputs, geometry, 'triton')
+    leaves = {
+        k: v.detach().requires_grad_(k == wanted) for k, v in inputs.items()
+    }
+    out = contextual_deform_conv(**leaves, **geometry, backend='triton')
+    probe = torch.arange(out.numel(), device=out.device) % 5 - 2
+    out.backward(probe.view(out.shape).to(out.dtype))
+    for name, leaf in leaves.items():
+        if name == wanted:
+            assert torch.equal(leaf.grad, everything[name])
+        else:
+            assert leaf.grad is None
+
+
+@kernels
+def test_empty_batch():
+    results = run(*make((0, 2, (3, 3), 2, 2, 1, 1, 1)), 'triton')
+    sizes = {name: x.numel() for name, x in results.items()}
+    assert sizes == dict(out=0, x=0, offset=0, weight=0, bias=2, mask=0)
+    assert results['bias'].tolist() == [0, 0]
+
+
+@kernels
+@pytest.mark.parametrize('masked', [True, False])
+def test_operator_registration(masked):
+    """Fake outputs have the strides of real ones."""
+    inputs, _ = make((1, 2, (1, 2), 2, 2, 1, 1, 1), masked=masked)
+    inputs = [
+        None if v is None else v.detach().requires_grad_()
+        for v in inputs.values()
+    ]
+    torch.library.opcheck(
+        torch.ops.mmctx.contextual_depthwise_conv,
+        (*inputs, [1, 1, 1, 1, 1, 1]),
+    )
+
+
+@kernels
+def test_compiles_without_graph_breaks():
+    def function(kwargs):
+        return contextual_deform_conv(**kwargs, backend='triton').square()
+
+    compiled = torch.compile(
+        function,
+        fullgraph=True,
+        backend='aot_eager' if INTERPRETED else 'inductor',
+    )
+    inputs, geometry = make((1, 2, (1, 2), 2, 2, 1, 1, 1))
+    results = []
+    for f in (function, compiled):
+        leaves = {k: v.clone().requires_grad_() for k, v in inputs.items()}
+        f({**leaves, **geometry}).sum().backward()
+        results.append([v.grad for v in leaves.values()])
+    for got, want in zip(*results):
+        torch.testing.assert_close(got, want)
+
+
+@pytest.mark.parametrize(
+    'shape, message',
+    [
+        ((2, 6, 1, 3, 3), r'weight must.*\(N, 3, 1, KH, KW\)'),
+        ((2, 3, 1, 3, 3), 'needs tensors on a GPU.*TRITON_INTERPRET=1'),
+    ],
+)
+@pytest.mark.skipif(INTERPRETED, reason='interpreted kernels run on a CPU')
+def test_where_the_kernels_cannot_run(shape, message):
+    inputs = torch.zeros(2, 3, 4, 4), torch.zeros(2, 18, 4, 4)
+    with pytest.raises(ValueError, match=message):
+        contextual_deform_conv(
+            *inputs, torch.zeros(shape), padding=1, backend='triton'
+        )
+
+
+@on_gpu
+@pytest.mark.parametrize('dtype', [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize('layout', LAYOUTS)
+@pytest.mark.parametrize('channels, side', [(192, 28), (768, 7)])
+def test_repeats_are_equal_to_the_bit(channels, side, layout, dtype):
+    shape = 2, channels, (7, 7), side, side, 1, 3, 1
+    inputs, geometry = make(shape, dtype, layout)
+    first = compare(inputs, geometry)
+    for _ in range(3):
+        again = run(inputs, geometry, 'triton')
+        for name, x in first.items():
+            assert torch.equal(x, again[name]), name
+
+
+@on_gpu
+def test_is_the_default_on_a_gpu():
+    inputs, geometry = make(SHAPE)
+    torch.testing.assert_close(
+        contextual_deform_conv(**inputs, **geometry),
+        contextual_deform_conv(**inputs, **geometry, backend='triton'),
+        rtol=0,
+        atol=0,
     )
