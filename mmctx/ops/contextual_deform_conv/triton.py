@@ -10,12 +10,12 @@ pixels (stage 2 of the smallest network):
 
 - Map and output, C numbers each: 2 C b = 384 b.
 - Offsets and mask: 3 T b = 147 b. The four corner weights and the index of
-  ``corners()``, made beforehand, would be 5 T float32 numbers, written and
-  read again: 1960 bytes instead of 294 at b = 2. So the kernels compute them.
+  ``corners()``, made beforehand, are 5 T numbers of 4 bytes, written and read
+  again: 1960 bytes beside these 294 (b = 2). So the kernels compute them.
 - The kernel of an image: T C / P = 12 b over P = 784 pixels, three times that
   with the copy that puts its channels side by side. At 7 x 7 pixels (C = 768)
-  that copy costs as much as the map; without it, a warp reads its 32 channels
-  from 32 places for every tap.
+  the copy moves as much as map and output; without it, a warp would read its
+  32 channels from 32 places for every tap.
 
 Together about 1.1 KB in half precision. The reads of the first cache are far
 more: 4 T C b = 75 KB. They, not main memory, bound the forward pass, and each
@@ -33,9 +33,9 @@ Gradients are deterministic, without atomics:
   every number of channels: 4 for the key, sorted with an 8-byte position, and
   as much workspace.
 
-Atomics would write 4 T numbers per output number, 3.8e9 for 128 images of the
-stage above, which no cache combines in a fixed order: that is as slow as the
-sort by its count of writes. They are not offered. All figures are counted, not
+Atomics would add 4 T times per output number: 3.8e9 times for 128 images of
+the stage above, where the sort takes 4.9e6 samples and each pixel then reads
+its 4 T samples once. They are not offered. All figures here are counted, not
 timed.
 
 Sums and positions are taken in float32, or in float64 where an input has it.
@@ -224,15 +224,6 @@ def _forward(
     _store(out + (n * pixels + p) * CHANNELS + c, total, inside)
 
 
-@triton.jit
-def _repeat(x, COUNT: tl.constexpr):
-    """A tuple of COUNT times x."""
-    result = ()
-    for _ in tl.static_range(COUNT):
-        result = result + (x,)  # noqa: RUF005 (Triton knows no unpacking)
-    return result
-
-
 @triton.jit(do_not_specialize=_UNSPECIALIZED)
 def _sampling_gradient(
     grad,
@@ -282,7 +273,10 @@ def _sampling_gradient(
     of_offset += (n * TAPS + tap) * 2 * pixels
     if mask is not None:
         of_mask += (n * TAPS + tap) * pixels
-    totals = _repeat(tl.zeros((BLOCK_P, BLOCK_C), SUM), blocks)
+    totals = ()
+    for _ in tl.static_range(blocks):
+        zeros = tl.zeros((BLOCK_P, BLOCK_C), SUM)
+        totals = totals + (zeros,)  # noqa: RUF005 (Triton cannot unpack)
     end = tl.minimum((chunk + 1) * CHUNK, pixels)
     for first in range(chunk * CHUNK, end, BLOCK_P):
         p = first + tl.arange(0, BLOCK_P)[:, None]
@@ -560,7 +554,7 @@ def forward(
             _forward[(programs,)](
                 image=x,
                 weight=_by_channel(weight),
-                bias=bias,
+                bias=None if bias is None else bias.contiguous(),
                 out=out,
                 CHANNELS=channels,
                 **common,
