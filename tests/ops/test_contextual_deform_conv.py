@@ -4,8 +4,9 @@ import torchvision
 from torch import nn
 
 from mmctx.ops import contextual_deform_conv
-from mmctx.ops.contextual_deform_conv import BACKENDS, bags
+from mmctx.ops.contextual_deform_conv import bags
 
+BACKENDS = ('reference', 'bags')
 # n, c, out channels, groups, kernel, h, w, stride, padding, dilation
 CASES = {
     'depthwise': (2, 5, 5, 5, (7, 7), (9, 8), 1, 3, 1),

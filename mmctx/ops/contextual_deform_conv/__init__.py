@@ -1,16 +1,19 @@
 """Deformable convolution whose kernel differs from image to image."""
 
+import importlib
 from typing import Optional, Union
 
 import torch
 from torch import Tensor
 
+from ..local_aggregation.reference import accumulation_dtype
+from ..triton_support import check_triton, empty_rows, runs_triton
 from . import bags
 from .reference import contextual_deform_conv_reference, contract_reference
 
 __all__ = ['contextual_deform_conv', 'contextual_deform_conv_reference']
 
-BACKENDS = ('reference', 'bags')
+BACKENDS = ('reference', 'bags', 'triton')
 IntOrPair = Union[int, tuple[int, int]]
 
 
@@ -54,6 +57,95 @@ def _backward_of_contract(ctx, grad):
 
 _contract.register_autograd(
     _backward_of_contract, setup_context=_setup_context
+)
+
+
+def _kernels():
+    """Triton is imported at its first use."""
+    return importlib.import_module('.triton', __name__)
+
+
+@torch.library.custom_op('mmctx::contextual_depthwise_conv', mutates_args=())
+def _depthwise(
+    x: Tensor,
+    offset: Tensor,
+    weight: Tensor,
+    bias: Optional[Tensor],
+    mask: Optional[Tensor],
+    geometry: list[int],
+) -> Tensor:
+    return _kernels().forward(x, offset, weight, bias, mask, geometry)
+
+
+@torch.library.custom_op(
+    'mmctx::contextual_depthwise_conv_backward_of_map', mutates_args=()
+)
+def _backward_of_map(
+    grad: Tensor,
+    x: Tensor,
+    offset: Tensor,
+    weight: Tensor,
+    mask: Optional[Tensor],
+    geometry: list[int],
+) -> Tensor:
+    return _kernels().backward_of_map(grad, x, offset, weight, mask, geometry)
+
+
+@torch.library.custom_op(
+    'mmctx::contextual_depthwise_conv_backward_of_sampling', mutates_args=()
+)
+def _backward_of_sampling(
+    grad: Tensor,
+    x: Tensor,
+    offset: Tensor,
+    weight: Tensor,
+    mask: Optional[Tensor],
+    geometry: list[int],
+) -> tuple[Tensor, Tensor, Tensor]:
+    return _kernels().backward_of_sampling(
+        grad, x, offset, weight, mask, geometry
+    )
+
+
+@_depthwise.register_fake
+def _(x, offset, weight, bias, mask, geometry):
+    return empty_rows(x, offset.shape[2:])
+
+
+@_backward_of_map.register_fake
+def _(grad, x, offset, weight, mask, geometry):
+    return empty_rows(x, x.shape[2:])
+
+
+@_backward_of_sampling.register_fake
+def _(grad, x, offset, weight, mask, geometry):
+    of_mask = offset.new_empty(0) if mask is None else mask
+    return tuple(v.new_empty(v.shape) for v in (offset, weight, of_mask))
+
+
+def _setup_depthwise(ctx, inputs, output):
+    *tensors, ctx.geometry = inputs
+    ctx.save_for_backward(*tensors)
+
+
+def _backward_of_depthwise(ctx, grad):
+    x, offset, weight, bias, mask = ctx.saved_tensors
+    inputs = grad, x, offset, weight, mask, ctx.geometry
+    wanted = ctx.needs_input_grad
+    grads = [None] * len(wanted)
+    if wanted[0]:
+        grads[0] = _backward_of_map(*inputs)
+    if wanted[1] or wanted[2] or wanted[4]:
+        grads[1], grads[2], of_mask = _backward_of_sampling(*inputs)
+        grads[4] = None if mask is None else of_mask
+    if wanted[3]:
+        dtype = accumulation_dtype(grad, bias)
+        grads[3] = grad.sum((0, 2, 3), dtype=dtype).to(bias.dtype)
+    return tuple(grads)
+
+
+_depthwise.register_autograd(
+    _backward_of_depthwise, setup_context=_setup_depthwise
 )
 _CONTRACTIONS = {'reference': contract_reference, 'bags': _contract}
 
@@ -118,7 +210,20 @@ def _check_weight(x: Tensor, weight: Tensor) -> None:
         )
 
 
-def _choose_backend(x: Tensor) -> str:
+def _is_depthwise(x: Tensor, weight: Tensor) -> bool:
+    return weight.shape[1] == x.shape[1] and weight.shape[2] == 1
+
+
+def _check_depthwise(x: Tensor, weight: Tensor) -> None:
+    if not _is_depthwise(x, weight):
+        raise ValueError(
+            "backend 'triton' convolves each channel by itself: weight must "
+            f'have shape (N, {x.shape[1]}, 1, KH, KW), got '
+            f'{tuple(weight.shape)}; leave backend at its default.'
+        )
+
+
+def _choose_backend(x: Tensor, weight: Tensor, *others) -> str:
     # Exporters know the plain form's operators only. Compilers take the
     # bags as one operator of their own: there is nothing left to fuse in it,
     # and 49 taps written out take long to compile.
@@ -129,7 +234,11 @@ def _choose_backend(x: Tensor) -> str:
         or torch.jit.is_tracing()
         or getattr(compiler, 'is_exporting', compiler.is_compiling)()
     )
-    return 'bags' if x.device.type == 'cpu' and not exporting else 'reference'
+    if exporting:
+        return 'reference'
+    if _is_depthwise(x, weight) and runs_triton(x, weight, *others):
+        return 'triton'
+    return 'bags' if x.device.type == 'cpu' else 'reference'
 
 
 def contextual_deform_conv(
@@ -167,9 +276,12 @@ def contextual_deform_conv(
         padding (int or tuple[int, int]): Zeros around the map.
         dilation (int or tuple[int, int]): Distance of neighbouring taps.
         backend (str, optional): 'reference' (a few taps at a time,
-            differentiable any number of times) or 'bags' (embedding bags on
-            a CPU, once differentiable). Defaults to the best that the
-            circumstances allow.
+            differentiable any number of times), 'bags' (embedding bags on a
+            CPU, once differentiable) or 'triton' (depth-wise kernels for
+            GPUs, once differentiable). Defaults to the best that the
+            circumstances allow: on a GPU, kernels that are not depth-wise
+            take 'reference', which samples seven taps at a time and
+            multiplies them with the kernels in one batched matrix product.
 
     Returns:
         Tensor: (N, C_out, H', W') in the dtype of ``x`` and in channels_last
@@ -179,8 +291,9 @@ def contextual_deform_conv(
 
     Raises:
         TypeError: An input is not floating point.
-        ValueError: A shape, number or ``backend`` is not as above, or the
-            kernel does not fit into the padded map.
+        ValueError: A shape, number or ``backend`` is not as above, the
+            kernel does not fit into the padded map, or 'triton' is asked for
+            where it cannot run.
     """
     _check_tensors(
         x=(x, 4),
@@ -210,11 +323,16 @@ def contextual_deform_conv(
     _check_shape('offset', offset, (n, 2 * taps, *size), "(N, 2*K*K, H', W')")
     _check_shape('mask', mask, (n, taps, *size), "(N, K*K, H', W')")
     _check_shape('bias', bias, weight.shape[1:2], '(C_out,)')
-    backend = backend or _choose_backend(x)
+    backend = backend or _choose_backend(x, weight, offset, bias, mask)
     if backend not in BACKENDS:
         raise ValueError(
             f'backend must be one of {BACKENDS}, got {backend!r}.'
         )
+    if backend == 'triton':
+        _check_depthwise(x, weight)
+        check_triton(x=x, offset=offset, weight=weight, bias=bias, mask=mask)
+        geometry = [*stride, *padding, *dilation]
+        return _depthwise(x, offset, weight, bias, mask, geometry)
     return contextual_deform_conv_reference(
         x,
         offset,

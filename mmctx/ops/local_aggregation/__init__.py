@@ -1,21 +1,17 @@
 """Aggregation of each pixel's neighbourhood with weights of its own."""
 
 import importlib
-import os
-from importlib.util import find_spec
 from typing import Optional
 
 import torch
 from torch import Tensor
 
+from ..triton_support import check_triton, runs_triton
 from .reference import local_aggregation_reference
 
 __all__ = ['local_aggregation', 'local_aggregation_reference']
 
 BACKENDS = ('reference', 'lean', 'triton')
-
-HAS_TRITON = find_spec('triton') is not None
-TRITON_DTYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 
 
 def _module(backend: str):
@@ -99,35 +95,10 @@ def _check(value: Tensor, weight: Tensor, kernel_size: int) -> None:
         )
 
 
-def _check_triton(value: Tensor, weight: Tensor) -> None:
-    if not HAS_TRITON:
-        raise ValueError(
-            "backend 'triton' needs Triton, which is not installed; leave "
-            "backend at its default, or use 'lean' or 'reference'."
-        )
-    if not (value.is_cuda or os.environ.get('TRITON_INTERPRET') == '1'):
-        raise ValueError(
-            f"backend 'triton' needs tensors on a GPU, got {value.device}; "
-            'or set TRITON_INTERPRET=1 before Python starts, to interpret '
-            'the kernels on the CPU.'
-        )
-    for name, x in (('value', value), ('weight', weight)):
-        if x.dtype not in TRITON_DTYPES:
-            raise TypeError(
-                f"backend 'triton' takes a {name} of {TRITON_DTYPES}, got "
-                f'{x.dtype}.'
-            )
-
-
 def _choose_backend(value: Tensor, weight: Tensor) -> str:
     if torch.onnx.is_in_onnx_export():
         return 'reference'
-    if (
-        HAS_TRITON
-        and value.is_cuda
-        and value.dtype in TRITON_DTYPES
-        and weight.dtype in TRITON_DTYPES
-    ):
+    if runs_triton(value, weight):
         return 'triton'
     # On a CPU the compiler fuses the plain sum over taps into one loop by
     # itself, and exporters know its operators.
@@ -179,5 +150,5 @@ def local_aggregation(
     if backend == 'reference':
         return local_aggregation_reference(value, weight, kernel_size)
     if backend == 'triton':
-        _check_triton(value, weight)
+        check_triton(value=value, weight=weight)
     return _forward(value, weight, kernel_size, backend)

@@ -32,6 +32,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from ..triton_support import index_dtype, power_of_two, triton_dtype
 from .reference import accumulation_dtype
 
 #: Sides of a tile: rows x columns, and bytes of channels, of channels_last
@@ -45,7 +46,6 @@ CONTIGUOUS_COLUMNS = 64
 PER_THREAD = 4
 MOST_SHARES = 8
 
-_TL_DTYPE = {torch.float32: tl.float32, torch.float64: tl.float64}
 # A row stride that Triton knows to be a multiple of 16 makes it give each
 # thread several neighbouring columns of a contiguous map, which the reads
 # shifted by one column then fetch one by one. Sizes would only cost
@@ -272,11 +272,6 @@ def _weight_gradient(
             tl.store(out + shift, total, inside)
 
 
-def _power_of_two(x: int, most: int) -> int:
-    """The next power of two, or ``most`` if that is less."""
-    return min(triton.next_power_of_2(x), most)
-
-
 def _tile(x: Tensor, groups: int) -> dict:
     """Block sizes and warps for a value-like (N, C, H, W) tensor."""
     share, (height, width) = x.shape[1] // groups, x.shape[2:]
@@ -284,11 +279,11 @@ def _tile(x: Tensor, groups: int) -> dict:
         rows, columns = CHANNELS_LAST_PIXELS
         block_g = CHANNELS_LAST_BYTES // x.element_size()
     else:
-        columns = _power_of_two(width, CONTIGUOUS_COLUMNS)
+        columns = power_of_two(width, CONTIGUOUS_COLUMNS)
         rows, block_g = CONTIGUOUS_PIXELS // columns, 1
-    rows = _power_of_two(height, rows)
-    columns = _power_of_two(width, columns)
-    block_g = _power_of_two(groups, block_g)
+    rows = power_of_two(height, rows)
+    columns = power_of_two(width, columns)
+    block_g = power_of_two(groups, block_g)
     warps = rows * columns * block_g // (32 * PER_THREAD)
     return dict(
         BLOCK_S=min(share, MOST_SHARES),
@@ -297,11 +292,6 @@ def _tile(x: Tensor, groups: int) -> dict:
         BLOCK_G=block_g,
         num_warps=max(1, warps),
     )
-
-
-def _span(x: Tensor) -> int:
-    """Elements from an image's first to its last."""
-    return sum((n - 1) * s for n, s in zip(x.shape[1:], x.stride()[1:]))
 
 
 def _launch(kernel, maps: tuple, weight: Tensor, tensors: tuple, **flags):
@@ -339,8 +329,8 @@ def _launch(kernel, maps: tuple, weight: Tensor, tensors: tuple, **flags):
             GROUPS=groups,
             SHARE=c // groups,
             KERNEL=round(taps**0.5),
-            SUM=_TL_DTYPE[accumulation_dtype(*tensors)],
-            INDEX=tl.int32 if max(map(_span, tensors)) < 2**31 else tl.int64,
+            SUM=triton_dtype(accumulation_dtype(*tensors)),
+            INDEX=index_dtype(*tensors),
             UNIT=unit,
             **flags,
             **tile,
