@@ -5,7 +5,7 @@ val_cfg = dict()
 test_cfg = dict()
 
 optim_wrapper = dict(
-    optimizer=dict(type='AdamW', lr=5e-4, weight_decay=0.04, fused=True),
+    optimizer=dict(type='AdamW', lr=3e-4, weight_decay=0.04, fused=True),
     paramwise_cfg=dict(
         norm_decay_mult=0.0, bias_decay_mult=0.0, flat_decay_mult=0.0
     ),
