@@ -8,7 +8,6 @@ _base_ = [
 ]
 
 model = dict(
-    base_momentum=0.01,
     backbone=dict(
         type='Container',
         arch=dict(
@@ -29,7 +28,6 @@ model = dict(
         hidden_channels=256,
         bottleneck_channels=64,
         num_prototypes=256,
-        norm_cfg=dict(type='BN1d'),
     ),
     loss=dict(num_prototypes=256),
     classifier=dict(num_classes=10),

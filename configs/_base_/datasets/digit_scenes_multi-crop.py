@@ -1,7 +1,7 @@
 # Single DigitScenes digits in two global and two local views. A mirrored
-# digit is another sign, so no view is flipped; colours say nothing about a
-# digit, so they change more than on photographs; local views are large enough
-# to tell digits apart.
+# digit is another sign, so no view is flipped; colours say little about a
+# digit, so half of the views are grey; local views are large enough to tell
+# digits apart.
 _base_ = './digit_scenes_classification.py'
 
 data_preprocessor = dict(
@@ -13,9 +13,9 @@ data_preprocessor = dict(
 )
 
 global_crop = dict(
-    type='RandomResizedCrop', scale=64, crop_ratio_range=(0.5, 1.0)
+    type='RandomResizedCrop', scale=64, crop_ratio_range=(0.6, 1.0)
 )
-local_crop = dict(global_crop, scale=32, crop_ratio_range=(0.3, 0.7))
+local_crop = dict(global_crop, scale=32, crop_ratio_range=(0.4, 0.8))
 colours = [
     dict(
         type='ColorJitter',
@@ -30,7 +30,6 @@ colours = [
         keep_channels=True,
         channel_weights=(0.114, 0.587, 0.2989),
     ),
-    dict(type='Invert', prob=0.5),
 ]
 
 train_pipeline = [

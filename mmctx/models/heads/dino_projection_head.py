@@ -1,10 +1,7 @@
 """From pooled features to the prototypes of DINO."""
 
-from typing import Optional
-
 import torch.nn as nn
 import torch.nn.functional as F
-from mmcv.cnn import build_norm_layer
 from mmengine.model import BaseModule
 from torch import Tensor
 
@@ -34,21 +31,18 @@ class DINOProjectionHead(BaseModule):
         num_prototypes: int = 65536,
         hidden_channels: int = 2048,
         bottleneck_channels: int = 256,
-        norm_cfg: Optional[dict] = None,
     ) -> None:
         super().__init__()
-        self.mlp = nn.Sequential()
-        for channels in (in_channels, hidden_channels):
-            self.mlp.append(nn.Linear(channels, hidden_channels))
-            if norm_cfg:
-                norm = build_norm_layer(norm_cfg, hidden_channels)[1]
-                self.mlp.append(norm)
-            self.mlp.append(nn.GELU())
-        self.mlp.append(nn.Linear(hidden_channels, bottleneck_channels))
-        for layer in self.mlp:
-            if isinstance(layer, nn.Linear):
-                nn.init.trunc_normal_(layer.weight, std=0.02)
-                nn.init.zeros_(layer.bias)
+        self.mlp = nn.Sequential(
+            nn.Linear(in_channels, hidden_channels),
+            nn.GELU(),
+            nn.Linear(hidden_channels, hidden_channels),
+            nn.GELU(),
+            nn.Linear(hidden_channels, bottleneck_channels),
+        )
+        for layer in self.mlp[::2]:
+            nn.init.trunc_normal_(layer.weight, std=0.02)
+            nn.init.zeros_(layer.bias)
         self.last_layer = nn.Linear(
             bottleneck_channels, num_prototypes, bias=False
         )
