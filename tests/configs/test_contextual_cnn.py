@@ -105,7 +105,7 @@ def test_rate_over_the_epochs(name, peak, epochs):
     later = [seen[i : i + 4] for i in range(80, epochs * 4, 4)]
     assert all(len(set(epoch)) == 1 for epoch in later), 'steps per epoch'
     assert later == sorted(later, reverse=True)
-    assert later[-1][0] < peak / 1000
+    assert later[-1][0] < 2e-7
 
 
 @pytest.mark.parametrize(
@@ -243,7 +243,8 @@ def test_mask_rcnn_learns_as_convnexts_does():
         ('roi_head.', 0),
     ):
         found = {v for k, v in rate.items() if k.startswith(start)}
-        assert found == {pytest.approx(1e-4 * 0.95**layers_after)}, start
+        expected = pytest.approx([1e-4 * 0.95**layers_after])
+        assert list(found) == expected, start
     shapes = dict(model.named_parameters())
     for label, decay in decays(model, optimizer).items():
         exempt = shapes[label].ndim < 2 or label.endswith(WITHOUT_DECAY)

@@ -135,7 +135,7 @@ def compare(inputs, geometry):
 def test_under_the_interpreter():
     """Runs every test marked `kernels` on CPU tensors."""
     result = subprocess.run(
-        [sys.executable, '-m', 'pytest', '-q', '-p', 'no:xdist', __file__],
+        [sys.executable, '-m', 'pytest', '-v', '-p', 'no:xdist', __file__],
         env={**os.environ, 'TRITON_INTERPRET': '1'},
         capture_output=True,
         text=True,

@@ -93,7 +93,7 @@ def compare(value, weight, k):
 def test_under_the_interpreter():
     """Runs every test marked `kernels` on CPU tensors."""
     result = subprocess.run(
-        [sys.executable, '-m', 'pytest', '-p', 'no:xdist', __file__],
+        [sys.executable, '-m', 'pytest', '-v', '-p', 'no:xdist', __file__],
         env={**os.environ, 'TRITON_INTERPRET': '1'},
         capture_output=True,
         text=True,
