@@ -64,7 +64,7 @@ DEFAULT_CASES = ['eval:2x224x224', 'train:2x224x224']
 def parse_args(argv=None):
     parser = cli.Parser(
         description=__doc__.splitlines()[0]
-        + ' The defaults take less than 5 minutes on two quiet CPU cores.',
+        + ' The defaults suit a CPU: small batches, few rounds.',
         epilog='NAME is one of mmctx.list_models(), or torchvision:NAME, '
         'timm:NAME, mmpretrain:NAME, or plain:NAME, which is a model of ours '
         'computed without fused or sliced operators: attention as '
