@@ -5,7 +5,6 @@ import torch
 from mmengine.config import Config
 from mmengine.registry import init_default_scope
 
-from mmctx.models.backbones.contextual_cnn import ContextualBottleneck
 from mmctx.models.layers import ContextualConv2d
 from tests.configs.recipes import (
     build_on_meta,
@@ -258,11 +257,17 @@ def test_mask_rcnn_learns_as_convnexts_does():
 
 
 def test_digits_have_candidates_of_their_own():
-    for name in ('ctx-resnet14', 'faster-rcnn_ctx-resnet26_fpn'):
-        cfg = load(f'{name}_digit-scenes', ROOT / 'configs/digit_scenes')
-        backbone = build_on_meta(cfg).backbone
-        assert backbone.contextualizing.embedding.shape[0] == 10
-        assert backbone.class_counts == (5, 3, 2)
-        assert any(
-            isinstance(m, ContextualBottleneck) for m in backbone.modules()
+    """A detector's backbone is the classifier's, but for what it scores."""
+    classifier, detector = (
+        load(f'{name}_digit-scenes', ROOT / 'configs/digit_scenes').model
+        for name in (
+            'ctx-convnext-slim',
+            'faster-rcnn_ctx-convnext-slim_fpn',
         )
+    )
+    assert classifier.backbone.num_classes == 10
+    assert classifier.backbone.class_counts == (5, 3, 2)
+    detector.backbone.pop('init_cfg')
+    assert classifier.backbone == dict(
+        detector.backbone, out_indices=(3,), with_class_scores=True
+    )

@@ -15,7 +15,9 @@ from tests.backbones import build_tiny
 from tests.scripts import ROOT, load_script
 
 class_narrowing = load_script('tools/visualization/class_narrowing.py')
-CONFIG = str(ROOT / 'configs/digit_scenes/ctx-resnet14_digit-scenes.py')
+CONFIGS = ROOT / 'configs/digit_scenes'
+CONFIG = str(CONFIGS / 'ctx-convnext-slim_digit-scenes.py')
+DETECTOR = str(CONFIGS / 'faster-rcnn_ctx-convnext-slim_fpn_digit-scenes.py')
 
 
 @pytest.mark.parametrize('selection', ['rerank', 'reduce'])
@@ -115,7 +117,7 @@ def test_tool(tmp_path, capsys):
     assert cli.run(class_narrowing.main, argv + options) == 2
     assert 'returns no class scores' in capsys.readouterr().err
 
-    argv[0] = CONFIG.replace('ctx-resnet14', 'faster-rcnn_ctx-resnet26_fpn')
+    argv[0] = DETECTOR
     assert cli.run(class_narrowing.main, argv) == 2
     assert 'not of a classifier' in capsys.readouterr().err
     assert cli.run(class_narrowing.main, [CONFIG, 'missing.pth']) == 2

@@ -1,0 +1,22 @@
+# The score heads, which a detector does not train, are those of a run of
+# ctx-convnext-slim_digit-scenes.py. Without them candidates are picked by
+# chance: `--cfg-options model.backbone.init_cfg=None`.
+_base_ = [
+    '../_base_/models/digit_scenes_faster-rcnn_fpn.py',
+    '../_base_/models/contextual_cnn/digit_scenes_backbone.py',
+    '../_base_/datasets/digit_scenes_detection.py',
+    '../_base_/schedules/digit_scenes_detection.py',
+    '../_base_/runtime/digit_scenes_mmdet.py',
+]
+
+model = dict(
+    backbone=dict(
+        _base_.backbone,
+        init_cfg=dict(
+            type='Pretrained',
+            checkpoint='work_dirs/ctx-convnext-slim_digit-scenes/epoch_16.pth',
+            prefix='backbone.',
+        ),
+    ),
+    neck=dict(in_channels=[24, 48, 96, 192]),
+)
