@@ -1,5 +1,6 @@
 """tools/train.py, test.py and their launchers, run as a person runs them."""
 
+import gc
 import os
 import socket
 import subprocess
@@ -34,6 +35,12 @@ def shrink(tmp_path_factory):
         options[f'{loader}_dataloader.num_workers'] = 0
         options[f'{loader}_dataloader.dataset.data_root'] = data
     return ['--cfg-options', *(f'{k}={v}' for k, v in options.items())]
+
+
+@pytest.fixture(autouse=True)
+def collected():
+    """What earlier tests left complains when collected: not in these."""
+    gc.collect()
 
 
 def environment():
@@ -228,7 +235,7 @@ MISTAKES = {
 def assert_one_line(capsys, message):
     lines = capsys.readouterr().err.splitlines()
     assert 'error: ' in lines[-1] and message in lines[-1], lines
-    assert not any('Traceback' in line for line in lines)
+    assert not any('Traceback' in line for line in lines), lines
 
 
 @pytest.mark.parametrize('mistake', MISTAKES)

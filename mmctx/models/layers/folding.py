@@ -2,6 +2,7 @@
 
 from typing import Optional
 
+import torch
 import torch.nn as nn
 from mmengine.utils.dl_utils.parrots_wrapper import _BatchNorm
 from torch import Tensor
@@ -10,10 +11,12 @@ from torch import Tensor
 def affine_of(norm: Optional[nn.Module]) -> Optional[tuple[Tensor, Tensor]]:
     """Scale and shift (C,) of a batch norm that uses its running statistics.
 
-    None for any other norm: what it does depends on its input.
+    None for any other norm, as what it does depends on its input, and for
+    compilers, which fuse a norm with its neighbours by themselves.
     """
     if (
-        not isinstance(norm, _BatchNorm)
+        torch.compiler.is_compiling()
+        or not isinstance(norm, _BatchNorm)
         or norm.training
         or norm.running_mean is None
         or norm.weight is None

@@ -100,9 +100,7 @@ def _choose_backend(value: Tensor, weight: Tensor) -> str:
         return 'reference'
     if runs_triton(value, weight):
         return 'triton'
-    # On a CPU the compiler fuses the plain sum over taps into one loop by
-    # itself, and exporters know its operators.
-    return 'reference' if torch.compiler.is_compiling() else 'lean'
+    return 'lean'
 
 
 def local_aggregation(

@@ -29,20 +29,16 @@ FROZEN_IN_DETECTION = (
     'contextualizing.log_scale',
 )
 
-#: What inductor compiles here: one of each family.
-WITH_INDUCTOR = (
-    'CoTNet',
-    'CoaT',
-    'Container',
-    'ConTNet',
-    'ContextualConvNeXt',
-)
+#: What inductor compiles here: one of a family. Contextual CNN is none of them:
+#: the sizes of its sampling, as symbols, take inductor more than ten minutes.
+WITH_INDUCTOR = ('CoTNet', 'CoaT', 'Container', 'ConTNet')
 
-#: The last two have whole windows, and windows that the border cuts off, in
-#: the same of ConTNet's encoders: otherwise the graph is another one.
+#: Two heights and one width. ConTNet's are multiples of its windows, as those
+#: that the border cuts off are further operators, and so another graph.
 SIZES_TO_COMPILE = {
-    '': ((64, 64), (96, 80), (72, 92)),
-    'ConTNet relative': ((64, 64), (280, 200), (200, 280)),
+    '': ((64, 96), 64),
+    'ConTNet': ((224, 448), 224),
+    'ConTNet relative': ((280, 560), 200),
 }
 
 
@@ -313,9 +309,9 @@ def test_init_weights_keeps_the_constructor_values(name):
 
 def compiler_of(name):
     """Inductor for one tiny network of each family, as it takes its time;
-    for the others what comes before it: no code is made."""
+    for the others none: the graph runs as it was traced."""
     if name not in WITH_INDUCTOR:
-        return 'aot_eager'
+        return 'eager'
     compiler = os.environ.get('CXX', 'g++')
     header = Path(sysconfig.get_path('include'), 'Python.h')
     if shutil.which(compiler) is None or not header.is_file():
@@ -324,25 +320,27 @@ def compiler_of(name):
 
 
 def test_compiles_without_graph_breaks(name):
-    """One graph for the first size, and a dynamic one for all others."""
+    """One graph serves all heights."""
     torch._dynamo.reset()
     graphs = []
     compiler = torch._dynamo.lookup_backend(compiler_of(name))
 
     def count(graph, inputs):
         graphs.append(graph)
-        return compiler(graph, inputs)
+        # Code without vector instructions takes less time to compile.
+        with torch._inductor.config.patch({'cpp.simdlen': 1}):
+            return compiler(graph, inputs)
 
     model = build_tiny(name).eval()
     compiled = torch.compile(model, fullgraph=True, backend=count)
-    counts = []
+    heights, width = SIZES_TO_COMPILE.get(name, SIZES_TO_COMPILE[''])
     with torch.no_grad():
-        for size in SIZES_TO_COMPILE.get(name, SIZES_TO_COMPILE['']):
-            x = image(2, 3, *size)
+        for height in heights:
+            x = image(2, 3, height, width)
+            torch._dynamo.mark_dynamic(x, 2)
             for a, b in zip(compiled(x), model(x)):
                 torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-5)
-            counts.append(len(graphs))
-    assert counts == [1, 2, 2]
+    assert len(graphs) == 1
 
 
 def test_onnx_equals_torch(name, tmp_path):
