@@ -42,8 +42,8 @@ MISPRINTED = {
     'h-mhdw3_8xb128-300e_in1k': {'Parameters'},
     'mask-rcnn_container-light_fpn_1x_coco': {'Parameters'},
     'retinanet_container-light_fpn_1x_coco': {'Parameters'},
-    'ctx-convnext-tiny_32xb128-300e_in1k': {'Parameters'},
-    'ctx-convnext-small_32xb128-300e_in1k': {'Parameters'},
+    'ctx-convnext-tiny_32xb128-300e_in1k': {'Parameters', 'FLOPs'},
+    'ctx-convnext-small_32xb128-300e_in1k': {'Parameters', 'FLOPs'},
     'ctx-convnext-base_32xb128-300e_in1k': {'Parameters'},
     'ctx-resnet50-stage4_8xb32-200e_in1k': {'Parameters'},
 }
