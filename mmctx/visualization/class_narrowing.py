@@ -112,11 +112,11 @@ def _draw_ranks(
 ) -> None:
     """The ranked classes of one image, a column for each stage."""
     shown = min(max_classes, len(classes))
-    # Headings take the first row.
-    axes.set(xlim=(-0.5, len(stages) - 0.5), ylim=(shown, -1.5))
+    # Headings take the first two rows.
+    axes.set(xlim=(-0.5, len(stages) - 0.5), ylim=(shown, -2))
     look = dict(ha='center', va='center', fontsize='small')
     for x, (stage, ranks, kept) in enumerate(stages):
-        axes.text(x, -1, f'stage {stage}\nkeeps {kept}', color='0.5', **look)
+        axes.text(x, -1.5, f'stage {stage}\nkeeps {kept}', color='0.5', **look)
         for y, index in enumerate(ranks[image, :shown].tolist()):
             is_kept = y < kept
             color = _KEPT if is_kept else _DROPPED
