@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from ..local_aggregation.reference import accumulation_dtype
+from ..tracing import is_exporting
 from ..triton_support import check_triton, empty_rows, runs_triton
 from . import bags
 from .reference import contextual_deform_conv_reference, contract_reference
@@ -224,17 +225,9 @@ def _check_depthwise(x: Tensor, weight: Tensor) -> None:
 
 
 def _choose_backend(x: Tensor, weight: Tensor, *others) -> str:
-    # Exporters know the plain form's operators only. Compilers take the
-    # bags as one operator of their own: there is nothing left to fuse in it,
-    # and 49 taps written out take long to compile.
-    # Before PyTorch 2.7, the two cannot be told apart.
-    compiler = torch.compiler
-    exporting = (
-        torch.onnx.is_in_onnx_export()
-        or torch.jit.is_tracing()
-        or getattr(compiler, 'is_exporting', compiler.is_compiling)()
-    )
-    if exporting:
+    # Compilers take the bags as one operator: there is nothing left to fuse
+    # in it, and 49 taps written out take long to compile.
+    if is_exporting():
         return 'reference'
     if _is_depthwise(x, weight) and runs_triton(x, weight, *others):
         return 'triton'

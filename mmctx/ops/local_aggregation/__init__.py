@@ -6,6 +6,7 @@ from typing import Optional
 import torch
 from torch import Tensor
 
+from ..tracing import is_exporting
 from ..triton_support import check_triton, runs_triton
 from .reference import local_aggregation_reference
 
@@ -96,11 +97,9 @@ def _check(value: Tensor, weight: Tensor, kernel_size: int) -> None:
 
 
 def _choose_backend(value: Tensor, weight: Tensor) -> str:
-    if torch.onnx.is_in_onnx_export():
+    if is_exporting():
         return 'reference'
-    if runs_triton(value, weight):
-        return 'triton'
-    return 'lean'
+    return 'triton' if runs_triton(value, weight) else 'lean'
 
 
 def local_aggregation(

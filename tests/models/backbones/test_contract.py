@@ -29,9 +29,9 @@ FROZEN_IN_DETECTION = (
     'contextualizing.log_scale',
 )
 
-#: What inductor compiles here. For the windows of ConTNet and the sampling of
-#: Contextual CNN it takes four and more than ten minutes, to simplify sizes.
-WITH_INDUCTOR = ('CoTNet', 'CoaT', 'Container')
+#: What inductor compiles here: one of each family but ConTNet, the sizes of
+#: whose windows it simplifies for four minutes.
+WITH_INDUCTOR = ('CoTNet', 'CoaT', 'Container', 'ContextualConvNeXt')
 
 #: Two heights and one width. ConTNet's hold several whole windows: single ones
 #: and those that the border cuts off are other operators, and other graphs.
