@@ -58,7 +58,7 @@ DEFAULT_NAMES = [
     'coat_lite_small',
     *OPERATORS,
 ]
-DEFAULT_CASES = ['eval:2x224x224', 'train:2x224x224']
+DEFAULT_CASES = ['eval:2x224x224', 'train:2x160x160']
 
 
 def parse_args(argv=None):
