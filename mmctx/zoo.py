@@ -31,6 +31,7 @@ class ModelSpec:
             ``in_channels=None`` stands for the backbone's channels.
         head (dict): Config of the classifier's head, less its channels and
             classes.
+        model (str): Type of the classifier.
         classifier (dict): What the backbone of a classifier takes besides;
             ``num_classes=None`` stands for the number of classes, for a
             backbone that scores them itself.
@@ -43,6 +44,7 @@ class ModelSpec:
         default_factory=lambda: dict(type='GlobalAveragePooling')
     )
     head: dict = field(default_factory=lambda: dict(type='LinearClsHead'))
+    model: str = 'ImageClassifier'
     classifier: dict = field(default_factory=dict)
 
     def classifier_options(self, num_classes: int = 1000) -> dict:
@@ -60,6 +62,7 @@ def _coat(arch: str, *tasks: str) -> ModelSpec:
         (CLASSIFICATION, *tasks),
         neck=None,
         head=dict(type='CoaTClsHead', num_tokens=1 if 'lite' in arch else 3),
+        model='ClassTokenClassifier',
         classifier=dict(with_cls_token=True),
     )
 
@@ -245,7 +248,7 @@ def get_model(
         CheckpointError: The weights cannot be had or do not fit.
     """
     try:
-        from mmpretrain.models import ImageClassifier
+        from mmpretrain.registry import MODELS
     except ImportError as error:
         raise ImportError(
             f'get_model({name!r}) builds an mmpretrain classifier, and '
@@ -260,9 +263,10 @@ def get_model(
     if neck and 'in_channels' in neck:
         neck.update(channels)
     head = dict(spec.head, num_classes=num_classes, **channels)
+    cfg = dict(type=spec.model, backbone=backbone, neck=neck, head=head)
     # Whatever scope a config of another package has made the default.
     with DefaultScope.overwrite_default_scope('mmpretrain'):
-        model = ImageClassifier(backbone=backbone, neck=neck, head=head)
+        model = MODELS.build(cfg)
     if not pretrained:
         initialize(model.head, model.head.init_cfg or [])
         return model

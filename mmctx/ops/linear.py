@@ -10,6 +10,10 @@ from .cpu_evaluation import is_cpu_evaluation
 
 __all__ = ['linear', 'linear_reference']
 
+#: Fewer rows than this and oneDNN's packing of the weight costs more than
+#: the passes that it saves.
+MIN_ROWS = 512
+
 
 def linear_reference(
     x: Tensor,
@@ -54,6 +58,7 @@ def linear(
 def _is_fused(x: Tensor, weight: Tensor) -> bool:
     return (
         x.dtype == weight.dtype == torch.float32
+        and x.shape[:-1].numel() >= MIN_ROWS
         and is_cpu_evaluation(x)
         and torch.backends.mkldnn.is_available()
         and torch.backends.mkldnn.enabled

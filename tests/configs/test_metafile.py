@@ -15,10 +15,17 @@ get_flops = load_script('tools/analysis_tools/get_flops.py')
 #: Papers that leave the attention products out of their counts.
 WITHOUT_ATTENTION = ('ConTNet',)
 LIGHT = 'container-light_8xb128-300e_in1k'
-#: Figures that do not follow from what the paper defines, by config; the
+#: Figures that are not those of the network as it is here, by config; the
 #: family's README says why.
-MISPRINTED = {
+DIFFERENT = {
     'se-resnetd50_8xb64-100e_in1k': {'Parameters'},
+    'coat-lite-tiny_8xb256-300e_in1k': {'FLOPs'},
+    'coat-lite-mini_8xb256-300e_in1k': {'FLOPs'},
+    'coat-lite-small_8xb256-300e_in1k': {'FLOPs'},
+    'coat-tiny_8xb256-300e_in1k': {'FLOPs'},
+    'coat-mini_8xb256-300e_in1k': {'FLOPs'},
+    'coat-small_8xb128-300e_in1k': {'FLOPs'},
+    'coat-tiny-wo-coscale_8xb256-300e_in1k': {'FLOPs'},
     'coat-tiny-direct_8xb256-300e_in1k': {'FLOPs'},
     # truncated
     'cont-ti_8xb64-adamw-strong-200e_in1k': {'Parameters', 'FLOPs'},
@@ -134,4 +141,4 @@ def test_size_is_the_published_one(name):
             is_close = counted[key] == pytest.approx(
                 published, rel=tolerance, abs=rounding
             )
-            assert is_close != (key in MISPRINTED.get(name, ()))
+            assert is_close != (key in DIFFERENT.get(name, ()))

@@ -1,12 +1,17 @@
 import pytest
 import torch
 
-from mmctx.ops.linear import _is_fused, linear, linear_reference
+from mmctx.ops.linear import (
+    MIN_ROWS,
+    _is_fused,
+    linear,
+    linear_reference,
+)
 
 
 @pytest.mark.parametrize('gelu', [False, True])
 @pytest.mark.parametrize('bias', [False, True])
-@pytest.mark.parametrize('shape', [(5, 7), (2, 3, 4, 7), (1, 7)])
+@pytest.mark.parametrize('shape', [(MIN_ROWS, 7), (2, 15, 21, 7)])
 def test_fused_against_reference(gelu, bias, shape):
     x, weight = torch.randn(shape), torch.randn(6, 7)
     bias = torch.randn(6) if bias else None
@@ -19,9 +24,11 @@ def test_fused_against_reference(gelu, bias, shape):
 
 
 def test_is_fused_only_in_float32_evaluation():
-    x, weight = torch.randn(2, 3), torch.randn(4, 3)
+    x, weight = torch.randn(MIN_ROWS, 3), torch.randn(4, 3)
     assert not _is_fused(x, weight)
     with torch.no_grad():
+        assert _is_fused(x, weight) == torch.backends.mkldnn.is_available()
+        assert not _is_fused(x[1:], weight)
         assert not _is_fused(x.double(), weight.double())
         assert not _is_fused(x.to('meta'), weight)
         with torch.autocast('cpu', dtype=torch.bfloat16):

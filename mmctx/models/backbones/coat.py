@@ -29,14 +29,17 @@ from mmctx.registry import register
 
 CO_SCALES = ('interpolation', 'none', 'cross_attention')
 
-#: A map (N, C, H, W) and its class token (N, 1, C).
-Tokens = tuple[Tensor, Tensor]
+
+#: A map (N, C, H, W), None where nothing needs it, and its class token
+#: (N, 1, C).
+Tokens = tuple[Optional[Tensor], Tensor]
 
 
 class TokenMaps(tuple):
     """The maps of a backbone, and the class tokens beside them.
 
-    A tuple of one map (N, C, H, W) per out index, as every backbone returns.
+    A tuple of one map (N, C, H, W) per out index, as every backbone returns,
+    or empty if only the tokens are wanted.
 
     Attributes:
         cls_tokens (tuple[Tensor]): Class tokens (N, C): that of the last
@@ -44,7 +47,7 @@ class TokenMaps(tuple):
     """
 
     def __new__(
-        cls, maps: Iterable[Tensor], cls_tokens: Iterable[Tensor] = ()
+        cls, maps: Iterable[Tensor], cls_tokens: Iterable[Tensor]
     ) -> 'TokenMaps':
         self = super().__new__(cls, maps)
         self.cls_tokens = tuple(cls_tokens)
@@ -62,17 +65,20 @@ class TokenDropPath(nn.Module):
         super().__init__()
         self.rate = rate
 
-    def forward(self, x: Tensor, token: Tensor) -> Tokens:
-        """(N, C, H, W) and (N, 1, C) to the same."""
+    def forward(self, x: Optional[Tensor], token: Tensor) -> Tokens:
+        """(N, C, H, W), or None, and (N, 1, C) to the same."""
         if not self.training or self.rate == 0:
             return x, token
         keep = 1 - self.rate
-        mask = x.new_empty(x.shape[0], 1, 1, 1).bernoulli_(keep) / keep
-        return x * mask, token * mask.squeeze(3)
+        mask = token.new_empty(len(token), 1, 1, 1).bernoulli_(keep) / keep
+        return x if x is None else x * mask, token * mask.squeeze(3)
 
 
 def _add(tokens: Tokens, branch: Tokens) -> Tokens:
-    return residual(tokens[0], branch[0]), residual(tokens[1], branch[1])
+    """The residual sum, without a map where the branch has none."""
+    x, token = branch
+    x = x if x is None else residual(tokens[0], x)
+    return x, residual(tokens[1], token)
 
 
 class FeedForward(nn.Module):
@@ -91,17 +97,22 @@ class FeedForward(nn.Module):
         self.norm = build_norm_layer(norm_cfg, channels)[1]
         self.drop_path = TokenDropPath(drop_path)
 
-    def forward(self, x: Tensor, token: Tensor, mlp: TokenMLP) -> Tokens:
-        """(N, C, H, W), channels last, and (N, 1, C) to the same.
+    def forward(
+        self, x: Optional[Tensor], token: Tensor, mlp: TokenMLP
+    ) -> Tokens:
+        """(N, C, H, W), channels last, or None, and (N, 1, C) to the same.
 
         Without gradients ``x`` may be overwritten.
         """
+        if x is None:
+            branch = self.drop_path(None, mlp(self.norm(token)))
+            return _add((None, token), branch)
         rows = x.permute(0, 2, 3, 1)
         if runs_in_slices(self, x):
             # Hidden channels then stay in the cache.
-            size = SLICE * torch.get_num_threads()
             rows = rows.view(-1, rows.shape[3])
-            for part in (*rows.split(size), token):
+            slices = -(-len(rows) // (SLICE * torch.get_num_threads()))
+            for part in (*rows.chunk(slices), token):
                 part += mlp(self.norm(part))
             return x, token
         branch = mlp(self.norm(rows)).permute(0, 3, 1, 2)
@@ -141,10 +152,13 @@ class SerialBlock(nn.Module):
         token: Tensor,
         position_encoding: nn.Module,
         relative_encoding: Optional[nn.Module],
+        with_map: bool = True,
     ) -> Tokens:
-        """(N, C, H, W) and (N, 1, C) to the same."""
+        """(N, C, H, W) and (N, 1, C) to the same, without a map if wanted."""
         tokens = (position_encoding(x), token)
-        branch = self.attention(*self.norm1(*tokens), relative_encoding)
+        branch = self.attention(
+            *self.norm1(*tokens), relative_encoding, with_map
+        )
         tokens = _add(tokens, self.drop_path(*branch))
         return self.feed(*tokens, self.mlp)
 
@@ -235,8 +249,12 @@ class ParallelBlock(nn.Module):
         tokens: dict[str, Tokens],
         position_encodings: dict[str, nn.Module],
         relative_encodings: dict[str, Optional[nn.Module]],
+        with_maps: bool = True,
     ) -> dict[str, Tokens]:
-        """A map (N, C, H, W) and a token (N, 1, C) per scale, to the same."""
+        """A map (N, C, H, W) and a token (N, 1, C) per scale, to the same.
+
+        Without maps if wanted.
+        """
         tokens = {
             s: (position_encodings[s](x), token)
             for s, (x, token) in tokens.items()
@@ -247,7 +265,7 @@ class ParallelBlock(nn.Module):
             if self.co_scale == 'cross_attention'
             else self._attend_and_mix
         )
-        branches = exchange(normed, relative_encodings)
+        branches = exchange(normed, relative_encodings, with_maps)
         out = {}
         for s in self.wanted:
             mixed = _add(tokens[s], self.drop_path(*branches[s]))
@@ -258,10 +276,12 @@ class ParallelBlock(nn.Module):
         self,
         normed: dict[str, Tokens],
         encodings: dict[str, Optional[nn.Module]],
+        with_maps: bool,
     ) -> dict[str, Tokens]:
         """Attention in each scale, then the sum over resized scales."""
         found = {
-            s: self.attention[s](*normed[s], encodings[s]) for s in normed
+            s: self.attention[s](*normed[s], encodings[s], with_maps)
+            for s in normed
         }
         if self.co_scale == 'none':
             return found
@@ -269,7 +289,8 @@ class ParallelBlock(nn.Module):
         for s in self.wanted:
             x, token = found[s]
             for other in self._others(s, found):
-                x = residual(x, _resize(found[other][0], x.shape[2:]))
+                if with_maps:
+                    x = residual(x, _resize(found[other][0], x.shape[2:]))
                 token = token + found[other][1]
             mixed[s] = x, token
         return mixed
@@ -278,20 +299,25 @@ class ParallelBlock(nn.Module):
         self,
         normed: dict[str, Tokens],
         encodings: dict[str, Optional[nn.Module]],
+        with_maps: bool,
     ) -> dict[str, Tokens]:
         """Attention of each scale to the resized keys and values of all."""
-        found = {s: self.attention[s].project(*normed[s]) for s in normed}
+        found = {
+            s: self.attention[s].project(*normed[s], with_maps) for s in normed
+        }
         attended = {}
         for s in self.wanted:
             attention, (q, k, v) = self.attention[s], found[s]
+            size = v.map.shape[2:]
             x, token = attention.attend(q, k, v, encodings[s])
             for other in self._others(s, found):
                 k, v = (
-                    Projected(_resize(p.map, x.shape[2:]), p.token)
+                    Projected(_resize(p.map, size), p.token)
                     for p in found[other][1:]
                 )
                 more = attention.attend(q, k, v, encodings[s])
-                x, token = x + more.map, token + more.token
+                x = x + more.map if with_maps else None
+                token = token + more.token
             attended[s] = attention.merge(Projected(x, token))
         return attended
 
@@ -582,7 +608,27 @@ class CoaT(ContextBackbone):
     def unbuilt_keys(self) -> tuple[str, ...]:
         return (*super().unbuilt_keys(), 'parallel.')
 
-    def _forward_maps(self, x: Tensor) -> tuple[Tensor, ...]:
+    def forward(self, x: Tensor, with_maps: bool = True) -> tuple[Tensor, ...]:
+        """As in :class:`ContextBackbone`.
+
+        Args:
+            x (Tensor): Normalised images (N, C, H, W).
+            with_maps (bool): Without, the last block computes nothing for
+                pixels, and of :class:`TokenMaps` there are the class tokens
+                only. Defaults to True.
+
+        Raises:
+            ValueError: Neither maps nor class tokens are wanted.
+        """
+        if not (with_maps or self.with_cls_token):
+            raise ValueError(
+                'with_maps=False leaves class tokens only: build CoaT with '
+                'with_cls_token=True.'
+            )
+        return super().forward(x, with_maps=with_maps)
+
+    def _forward_maps(self, x: Tensor, with_maps: bool) -> tuple[Tensor, ...]:
+        last = (self.parallel or self.stages[-1].blocks)[-1]
         x = self.stem(x)
         found = {}
         for i, stage in enumerate(self.stages):
@@ -595,22 +641,27 @@ class CoaT(ContextBackbone):
                     token,
                     stage.position_encoding,
                     stage.relative_encoding,
+                    with_maps or block is not last,
                 )
             found[str(i + 1)] = x, token
-        found.update(self._forward_parallel(found))
-        maps = [found[str(i + 1)][0].contiguous() for i in self.out_indices]
+        found.update(self._forward_parallel(found, with_maps))
+        names = [str(i + 1) for i in self.out_indices] if with_maps else []
+        maps = [found[s][0].contiguous() for s in names]
         if not self.with_cls_token:
             return tuple(maps)
         sources = self.scales or [str(NUM_STAGES)]
         return TokenMaps(maps, [found[s][1].squeeze(1) for s in sources])
 
-    def _forward_parallel(self, found: dict[str, Tokens]) -> dict:
+    def _forward_parallel(
+        self, found: dict[str, Tokens], with_maps: bool
+    ) -> dict[str, Tokens]:
         stages = {s: self.stages[int(s) - 1] for s in self.scales}
         position = {s: m.position_encoding for s, m in stages.items()}
         relative = {s: m.relative_encoding for s, m in stages.items()}
         tokens = {s: found[s] for s in self.scales}
-        for block in self.parallel:
-            tokens = self._run(block, tokens, position, relative)
+        for i, block in enumerate(self.parallel, start=1):
+            needed = with_maps or i < len(self.parallel)
+            tokens = self._run(block, tokens, position, relative, needed)
         return tokens
 
     def _run(self, block: nn.Module, *args):

@@ -58,7 +58,12 @@ class ConvPositionEncoding(nn.Conv2d):
 
     def forward(self, x: Tensor) -> Tensor:
         """(N, C, H, W) to (N, C, H, W)."""
-        return residual(x, super().forward(x))
+        if not is_cpu_evaluation(x) or x.dtype.itemsize < 4:
+            return residual(x, super().forward(x))
+        # A one added to the middle of each window adds the input.
+        weight = self.weight.clone()
+        weight[:, :, self.padding[0], self.padding[1]] += 1
+        return self._conv_forward(x, weight, self.bias)
 
 
 class ConvRelativePositionEncoding(nn.Module):
@@ -156,11 +161,11 @@ class Projected(NamedTuple):
     """Queries, keys or values.
 
     Attributes:
-        map (Tensor): (N, C, H, W), contiguous.
+        map (Tensor, optional): (N, C, H, W), contiguous.
         token (Tensor, optional): Class token, (N, C, 1).
     """
 
-    map: Tensor
+    map: Optional[Tensor]
     token: Optional[Tensor] = None
 
 
@@ -202,7 +207,8 @@ class ConvAttention(nn.Module):
         x: Tensor,
         token: Optional[Tensor] = None,
         encoding: Optional[ConvRelativePositionEncoding] = None,
-    ) -> tuple[Tensor, Optional[Tensor]]:
+        with_map: bool = True,
+    ) -> tuple[Optional[Tensor], Optional[Tensor]]:
         """Attention among the pixels of a map and a class token.
 
         Args:
@@ -210,27 +216,51 @@ class ConvAttention(nn.Module):
             token (Tensor, optional): Class token (N, 1, C).
             encoding (ConvRelativePositionEncoding, optional): Given here and
                 not held, since the layers of a scale share one.
+            with_map (bool): Whether the pixels ask, too: without, only the
+                class token does. Defaults to True.
 
         Returns:
-            tuple: A map (N, C, H, W), channels last, and a class token
-            (N, 1, C), or None without one.
+            tuple: A map (N, C, H, W), channels last, or None without one,
+            and a class token (N, 1, C), or None without one.
         """
-        q, k, v = self.project(x, token)
+        q, k, v = self.project(x, token, with_map)
         return self.merge(self.attend(q, k, v, encoding))
 
     def project(
-        self, x: Tensor, token: Optional[Tensor] = None
+        self,
+        x: Tensor,
+        token: Optional[Tensor] = None,
+        with_map: bool = True,
     ) -> list[Projected]:
-        """Queries, keys and values of a map and a class token."""
-        weight, bias = self.qkv.weight, self.qkv.bias.unsqueeze(1)
-        maps = torch.bmm(weight.expand(x.shape[0], -1, -1), x.flatten(2))
-        maps = _add_biases(maps, bias)
+        """Queries, keys and values of a map and a class token.
+
+        The map has no queries unless ``with_map``.
+        """
+        weight = self.qkv.weight
         tokens = [None] * 3
         if token is not None:
-            tokens = F.linear(token, weight).transpose(1, 2)
-            tokens = _add_biases(tokens, bias)
-        maps = [m.unflatten(2, x.shape[2:]) for m in maps]
+            tokens = self._split(F.linear(token, weight).transpose(1, 2))
+        if not with_map:
+            weight = weight[x.shape[1] :]
+        maps = torch.bmm(weight.expand(x.shape[0], -1, -1), x.flatten(2))
+        maps = [
+            m if m is None else m.unflatten(2, x.shape[2:])
+            for m in self._split(maps)
+        ]
         return [Projected(*pair) for pair in zip(maps, tokens)]
+
+    def _split(self, qkv: Tensor) -> list[Optional[Tensor]]:
+        """Queries, if there are, keys and values, with their biases.
+
+        The same number added to a key channel of every token cancels in the
+        softmax: keys need no bias.
+
+        Args:
+            qkv (Tensor): (N, 3C, L), or (N, 2C, L) without queries.
+        """
+        bias = self.qkv.bias.unsqueeze(1).to(qkv.dtype).chunk(3)
+        *q, k, v = qkv.split(bias[0].shape[0], 1)
+        return [q[0] + bias[0] if q else None, k, v + bias[2]]
 
     def _by_head(self, x: Tensor) -> Tensor:
         """(N, C, L) to (N * heads, C / heads, L)."""
@@ -258,39 +288,34 @@ class ConvAttention(nn.Module):
         encoding: Optional[ConvRelativePositionEncoding] = None,
     ) -> Projected:
         """Eq. 8 for given queries, keys and values, all of one size."""
-        with _without_autocast(q.map.device.type):
+        with _without_autocast(v.map.device.type):
             summary = self.scale * self._summarise(k, v)
-        summary = summary.to(q.map.dtype).transpose(1, 2)
-        out = torch.bmm(summary, self._by_head(q.map.flatten(2)))
-        out = out.view(q.map.shape)
-        if encoding is not None:
-            out = _addcmul(out, q.map, encoding.convolve(v.map))
-        if q.token is None:
-            return Projected(out)
-        token = torch.bmm(summary, self._by_head(q.token))
-        return Projected(out, token.view(q.token.shape))
+        summary = summary.to(v.map.dtype).transpose(1, 2)
+        out = token = None
+        if q.map is not None:
+            out = torch.bmm(summary, self._by_head(q.map.flatten(2)))
+            out = out.view(q.map.shape)
+            if encoding is not None:
+                out = _addcmul(out, q.map, encoding.convolve(v.map))
+        if q.token is not None:
+            token = torch.bmm(summary, self._by_head(q.token))
+            token = token.view(q.token.shape)
+        return Projected(out, token)
 
-    def merge(self, attended: Projected) -> tuple[Tensor, Optional[Tensor]]:
+    def merge(
+        self, attended: Projected
+    ) -> tuple[Optional[Tensor], Optional[Tensor]]:
         """The output projection, as :meth:`forward` returns it."""
-        n, _, h, w = attended.map.shape
-        weight = self.proj.weight.t().expand(n, -1, -1)
-        out = attended.map.flatten(2).transpose(1, 2)
-        out = torch.baddbmm(self.proj.bias, out, weight)
-        x = out.view(n, h, w, -1).permute(0, 3, 1, 2)
-        if attended.token is None:
-            return x, None
-        return x, self.proj(attended.token.transpose(1, 2))
-
-
-def _add_biases(qkv: Tensor, bias: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Queries, keys and values, each (N, C, L), of (N, 3C, L).
-
-    The same number added to a key channel of every token cancels in the
-    softmax: keys need no bias.
-    """
-    q, k, v = qkv.chunk(3, 1)
-    bias = bias.to(qkv.dtype).chunk(3)
-    return q + bias[0], k, v + bias[2]
+        x, token = attended
+        if x is not None:
+            n, _, h, w = x.shape
+            weight = self.proj.weight.t().expand(n, -1, -1)
+            x = x.flatten(2).transpose(1, 2)
+            x = torch.baddbmm(self.proj.bias, x, weight)
+            x = x.view(n, h, w, -1).permute(0, 3, 1, 2)
+        if token is not None:
+            token = self.proj(token.transpose(1, 2))
+        return x, token
 
 
 def _accurate(dtype: torch.dtype) -> torch.dtype:

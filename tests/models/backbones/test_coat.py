@@ -1,5 +1,7 @@
 """What CoaT has beyond the contract of all backbones."""
 
+from functools import partial
+
 import pytest
 import torch
 
@@ -35,10 +37,14 @@ def tiny_classifier(kind, **kwargs):
 def test_multiply_adds_as_published(name):
     with torch.device('meta'):
         model = get_model(name).eval().requires_grad_(False)
-    counts = get_flops.count_multiply_adds(
-        lambda: model(torch.empty(1, 3, 224, 224, device='meta'))
+    x = torch.empty(1, 3, 224, 224, device='meta')
+    dense, classifier = (
+        get_flops.count_multiply_adds(partial(forward, x))['Global']
+        for forward in (model.backbone, model)
     )
-    assert counts['Global'] / 1e9 == pytest.approx(PAPER[name], rel=0.03)
+    assert dense / 1e9 == pytest.approx(PAPER[name], rel=0.03)
+    # That of classes asks nothing of the last block's pixels.
+    assert classifier < 0.99 * dense
 
 
 def resize_timm(model, height, width):
@@ -86,6 +92,23 @@ def test_classifier_uses_every_parameter(kind):
     assert all(torch.equal(a, b) for a, b in zip(maps, dense(x)))
 
 
+@pytest.mark.parametrize(
+    'co_scale', ['interpolation', 'none', 'cross_attention']
+)
+@pytest.mark.parametrize('kind', KINDS)
+def test_class_tokens_alone(kind, co_scale):
+    """As beside the maps, where the last block computes those, too."""
+    options = dict(co_scale=co_scale, with_cls_token=True)
+    model = build_tiny(kind, **options).double().eval()
+    x = torch.randn(2, 3, 64, 96, dtype=torch.double)
+    for forward in (model, torch.no_grad()(model)):
+        both, alone = forward(x), forward(x, with_maps=False)
+        assert len(both) == 4 and len(alone) == 0
+        assert len(alone.cls_tokens) == (3 if 'parallel' in kind else 1)
+        for a, b in zip(alone.cls_tokens, both.cls_tokens):
+            torch.testing.assert_close(a, b)
+
+
 @pytest.mark.parametrize('kind', KINDS)
 def test_classifier_compiles(kind):
     torch._dynamo.reset()
@@ -106,8 +129,11 @@ def test_last_stage_freezes_with_the_parallel_blocks():
 
 def test_head_asks_for_class_tokens():
     model = tiny_classifier('CoaT', with_cls_token=False)
+    x = torch.randn(1, 3, 32, 32)
     with pytest.raises(ValueError, match='with_cls_token=True'):
-        model(torch.randn(1, 3, 32, 32))
+        model.head(model.backbone(x))
+    with pytest.raises(ValueError, match='with_cls_token=True'):
+        model(x)
 
 
 @pytest.mark.parametrize('kind', KINDS)
