@@ -6,6 +6,9 @@ import pytest
 import torch
 import torch.distributed as dist
 import torch.multiprocessing as mp
+from mmengine.config import Config
+from mmengine.model import MMDistributedDataParallel
+from mmengine.optim import OptimWrapper
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.parallel import DistributedDataParallel
@@ -16,7 +19,9 @@ from tests.backbones import (
     build_tiny,
     class_of,
 )
+from tests.scripts import ROOT
 
+DETECTOR = 'configs/digit_scenes/faster-rcnn_ctx-resnet14_fpn_digit-scenes.py'
 BATCH_NORMED = [n for n in TINY if class_of(n) not in WITHOUT_BATCH_NORM]
 OUT_INDICES = ((0, 1, 2, 3), (1, 2), (3,))
 
@@ -55,6 +60,55 @@ def test_ddp_without_find_unused_parameters(tmp_path):
             )
             assert len(a) and a.isfinite().all()
             assert torch.equal(a, b), 'gradients are averaged over processes'
+
+
+def _train_detector(rank, folder):
+    """Two steps of a Faster R-CNN with Contextual ResNet-14."""
+    from mmdet.registry import MODELS
+    from mmdet.testing import demo_mm_inputs
+    from mmdet.utils import register_all_modules
+
+    torch.set_num_threads(1)
+    dist.init_process_group(
+        'gloo', init_method=f'file://{folder}/store', rank=rank, world_size=2
+    )
+    register_all_modules()
+    torch.manual_seed(0)
+    cfg = Config.fromfile(ROOT / DETECTOR).model
+    cfg.backbone.init_cfg = None
+    cfg.data_preprocessor.batch_augments = None
+    parallel = MMDistributedDataParallel(MODELS.build(cfg))
+    model = parallel.module
+    weights = [p for p in model.parameters() if p.requires_grad]
+    optimizer = OptimWrapper(torch.optim.SGD(weights, lr=0.01))
+    for step in range(2):  # the second step finds unused parameters
+        sizes = [[3, 64, 64], [3, 64, 96]]
+        torch.manual_seed(10 * step + rank)
+        data = demo_mm_inputs(2, sizes, num_items=[2, 1], num_classes=10)
+        losses = parallel.train_step(data, optimizer)
+        assert all(loss.isfinite().all() for loss in losses.values())
+    frozen = [k for k, p in model.named_parameters() if not p.requires_grad]
+    torch.save((weights, frozen), f'{folder}/{rank}.pt')
+    dist.destroy_process_group()
+
+
+def test_contextual_detector_without_find_unused_parameters(tmp_path):
+    """Score heads have no loss in a detector, and are frozen."""
+    mp.start_processes(
+        _train_detector, (str(tmp_path),), 2, start_method='spawn'
+    )
+    found = [torch.load(tmp_path / f'{rank}.pt') for rank in (0, 1)]
+    (weights, frozen), (others, _) = found
+    assert all(torch.equal(a, b) for a, b in zip(weights, others))
+    assert frozen and all(
+        k.startswith(
+            (
+                'backbone.contextualizing.classify.',
+                'backbone.contextualizing.log_scale',
+            )
+        )
+        for k in frozen
+    )
 
 
 @pytest.mark.parametrize('name', sorted(BATCH_NORMED))

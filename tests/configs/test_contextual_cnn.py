@@ -261,8 +261,8 @@ def test_digits_have_candidates_of_their_own():
     classifier, detector = (
         load(f'{name}_digit-scenes', ROOT / 'configs/digit_scenes').model
         for name in (
-            'ctx-convnext-slim',
-            'faster-rcnn_ctx-convnext-slim_fpn',
+            'ctx-resnet14',
+            'faster-rcnn_ctx-resnet14_fpn',
         )
     )
     assert classifier.backbone.num_classes == 10

@@ -16,8 +16,8 @@ from tests.scripts import ROOT, load_script
 
 class_narrowing = load_script('tools/visualization/class_narrowing.py')
 CONFIGS = ROOT / 'configs/digit_scenes'
-CONFIG = str(CONFIGS / 'ctx-convnext-slim_digit-scenes.py')
-DETECTOR = str(CONFIGS / 'faster-rcnn_ctx-convnext-slim_fpn_digit-scenes.py')
+CONFIG = str(CONFIGS / 'ctx-resnet14_digit-scenes.py')
+DETECTOR = str(CONFIGS / 'faster-rcnn_ctx-resnet14_fpn_digit-scenes.py')
 
 
 @pytest.mark.parametrize('selection', ['rerank', 'reduce'])

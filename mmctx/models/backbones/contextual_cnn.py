@@ -23,6 +23,7 @@ from mmctx.models.layers.contextual_conv import (
     WeightPredictor,
 )
 from mmctx.models.layers.contextualizing import (
+    START_SCALE,
     ContextualizingLayers,
     considered_classes,
 )
@@ -234,6 +235,9 @@ class ContextualCNN(ContextBackbone):
         temperature (str): 'shared', 'stagewise', 'two' or 'fixed', see
             :class:`~mmctx.models.layers.contextualizing.
             ContextualizingLayers`. Defaults to 'shared'.
+        start_scale (float): The factor of the cosines at the start,
+            positive. The fewer the classes, the smaller it can be. Defaults
+            to 1 / 0.07.
         use_context (bool): Give the contextual convolutions their context
             (Table 4). Without it there are score heads only in a classifier.
             Defaults to True.
@@ -279,6 +283,7 @@ class ContextualCNN(ContextBackbone):
         selection: str = 'rerank',
         embedding_dims: int = 256,
         temperature: str = 'shared',
+        start_scale: float = START_SCALE,
         use_context: bool = True,
         weight_offsets: bool = True,
         sampling_offsets: bool = True,
@@ -361,6 +366,7 @@ class ContextualCNN(ContextBackbone):
             contexts,
             temperature,
             self.norm_cfg,
+            start_scale,
         )
         self._finish_init()
 

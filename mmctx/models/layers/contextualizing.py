@@ -13,7 +13,7 @@ from mmctx.models.layers.norms import apply_norm, build_vector_norm
 from mmctx.models.layers.pooling import global_mean
 
 TEMPERATURES = ('shared', 'stagewise', 'two', 'fixed')
-#: Factor of the cosines at the start, 1 / tau.
+#: The release's factor of the cosines at the start, 1 / tau.
 START_SCALE = 1 / 0.07
 LAST_STAGE = 3
 
@@ -132,9 +132,12 @@ class ContextualizingLayers(nn.Module):
             by all stages, 'stagewise', 'two' (the last stage has its own),
             or 'fixed', none.
         norm_cfg (dict): Norm of the score heads.
+        start_scale (float): The factors at the start, positive. Defaults to
+            1 / 0.07, as released.
 
     Raises:
-        ValueError: ``temperature`` is not one of the above.
+        ValueError: ``temperature`` is not one of the above, or
+            ``start_scale`` is not positive.
     """
 
     def __init__(
@@ -145,14 +148,20 @@ class ContextualizingLayers(nn.Module):
         contexts: Mapping[int, int],
         temperature: str,
         norm_cfg: dict,
+        start_scale: float = START_SCALE,
     ) -> None:
         super().__init__()
+        if start_scale <= 0:
+            raise ValueError(
+                f'start_scale must be a positive number, got {start_scale!r}.'
+            )
         if temperature not in TEMPERATURES:
             raise ValueError(
                 f'temperature must be one of {TEMPERATURES}, got '
                 f'{temperature!r}.'
             )
         self.temperature = temperature
+        self.start_scale = start_scale
         self.classify = nn.ModuleDict(
             {
                 str(i): ScoreHead(channels, hidden, dims, norm_cfg)
@@ -169,7 +178,7 @@ class ContextualizingLayers(nn.Module):
             self._make_scales()
 
     def _make_scales(self) -> None:
-        start = torch.tensor(math.log(START_SCALE))
+        start = torch.tensor(math.log(self.start_scale))
         if self.temperature == 'shared':
             self.log_scale = nn.Parameter(start)
         elif self.temperature != 'fixed':
@@ -201,7 +210,7 @@ class ContextualizingLayers(nn.Module):
 
     def _scale(self, stage: int, dtype: torch.dtype) -> Union[float, Tensor]:
         if self.temperature == 'fixed':
-            return START_SCALE
+            return self.start_scale
         scale = self.log_scale
         if self.temperature == 'stagewise':
             scale = scale[stage]

@@ -346,6 +346,7 @@ def test_layer_depth_of_contextualizing_layers():
         (dict(contextual_stages=(4,)), r'contextual_stages.*got \(4,\)'),
         (dict(contextual_every=0), 'contextual_every must be 1 or more'),
         (dict(temperature='warm'), "temperature.*got 'warm'"),
+        (dict(start_scale=0), 'start_scale must be a positive number, got 0'),
         (
             dict(with_class_scores=True, out_indices=(0, 1)),
             'needs the last stage',

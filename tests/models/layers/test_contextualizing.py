@@ -8,7 +8,10 @@ import torch.nn.functional as F
 from torch import nn
 
 from mmctx.models.layers import ContextualizingLayers
-from mmctx.models.layers.contextualizing import considered_classes
+from mmctx.models.layers.contextualizing import (
+    TEMPERATURES,
+    considered_classes,
+)
 
 CLASSES, DIMS = 20, 16
 
@@ -26,6 +29,26 @@ def make_layers(temperature='shared', norm_cfg=None, **options):
     )
     nn.init.normal_(layers.embedding)
     return layers.eval()
+
+
+@pytest.mark.parametrize('temperature', TEMPERATURES)
+def test_start_scale_is_a_factor_of_the_cosines(temperature):
+    one, five = (
+        make_layers(temperature, start_scale=scale).double()
+        for scale in (1.0, 5.0)
+    )
+    five.load_state_dict(one.state_dict() | scales_of(five))
+    x = torch.randn(3, 8, 5, 6).double()
+    cosines = one.scores(0, x)
+    assert cosines.abs().max() <= 1
+    torch.testing.assert_close(
+        five.scores(0, x), 5 * cosines, rtol=1e-6, atol=0
+    )
+
+
+def scales_of(layers):
+    state = layers.state_dict()
+    return {k: v for k, v in state.items() if k.startswith('log_scale')}
 
 
 def test_scores_are_cosines_over_tau():

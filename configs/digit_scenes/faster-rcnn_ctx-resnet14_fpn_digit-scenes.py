@@ -1,5 +1,5 @@
 # The score heads, which a detector does not train, are those of a run of
-# ctx-convnext-slim_digit-scenes.py. Without them candidates are picked by
+# ctx-resnet14_digit-scenes.py. Without them candidates are picked by
 # chance: `--cfg-options model.backbone.init_cfg=None`.
 _base_ = [
     '../_base_/models/digit_scenes_faster-rcnn_fpn.py',
@@ -14,9 +14,9 @@ model = dict(
         _base_.backbone,
         init_cfg=dict(
             type='Pretrained',
-            checkpoint='work_dirs/ctx-convnext-slim_digit-scenes/epoch_16.pth',
+            checkpoint='work_dirs/ctx-resnet14_digit-scenes/epoch_16.pth',
             prefix='backbone.',
         ),
     ),
-    neck=dict(in_channels=[24, 48, 96, 192]),
+    neck=dict(in_channels=[64, 128, 256, 512]),
 )
