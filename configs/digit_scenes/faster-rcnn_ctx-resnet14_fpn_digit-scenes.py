@@ -14,7 +14,7 @@ model = dict(
         _base_.backbone,
         init_cfg=dict(
             type='Pretrained',
-            checkpoint='work_dirs/ctx-resnet14_digit-scenes/epoch_16.pth',
+            checkpoint='work_dirs/ctx-resnet14_digit-scenes/epoch_20.pth',
             prefix='backbone.',
         ),
     ),

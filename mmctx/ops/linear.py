@@ -58,8 +58,9 @@ def linear(
 def _is_fused(x: Tensor, weight: Tensor) -> bool:
     return (
         x.dtype == weight.dtype == torch.float32
-        and x.shape[:-1].numel() >= MIN_ROWS
+        # Before the size, which compilers would otherwise guard.
         and is_cpu_evaluation(x)
+        and x.shape[:-1].numel() >= MIN_ROWS
         and torch.backends.mkldnn.is_available()
         and torch.backends.mkldnn.enabled
     )

@@ -29,9 +29,19 @@ FROZEN_IN_DETECTION = (
     'contextualizing.log_scale',
 )
 
-#: What inductor compiles here: one of each family but ConTNet, the sizes of
-#: whose windows it simplifies for four minutes.
-WITH_INDUCTOR = ('CoTNet', 'CoaT', 'Container', 'ContextualConvNeXt')
+#: Options of what inductor compiles here, one network of each class. Of
+#: ConTNet it is the first stage, whose blocks the others repeat: simplifying
+#: the sizes of all windows takes four minutes.
+WITH_INDUCTOR = {
+    'CoTNet': {},
+    'CoTNeXt': {},
+    'SECoTNetD': {},
+    'CoaT': {},
+    'Container': {},
+    'ConTNet': dict(out_indices=(0,)),
+    'ContextualConvNeXt': {},
+    'ContextualResNet': {},
+}
 
 #: Two heights and one width. ConTNet's hold several whole windows: single ones
 #: and those that the border cuts off are other operators, and other graphs.
@@ -307,23 +317,18 @@ def test_init_weights_keeps_the_constructor_values(name):
         assert torch.equal(value, before[key]), key
 
 
-def compiler_of(name):
-    """Inductor for some, as it takes its time; for the others none: the graph
-    runs as it was traced."""
-    if name not in WITH_INDUCTOR:
-        return 'eager'
+def skip_without_compiler():
     compiler = os.environ.get('CXX', 'g++')
     header = Path(sysconfig.get_path('include'), 'Python.h')
     if shutil.which(compiler) is None or not header.is_file():
         pytest.skip(f'inductor needs {compiler} and {header} on a CPU')
-    return 'inductor'
 
 
-def test_compiles_without_graph_breaks(name):
+def check_compiled(name, compiler, **options):
     """One graph serves all heights."""
     torch._dynamo.reset()
     graphs = []
-    compiler = torch._dynamo.lookup_backend(compiler_of(name))
+    compiler = torch._dynamo.lookup_backend(compiler)
 
     def count(graph, inputs):
         graphs.append(graph)
@@ -331,7 +336,7 @@ def test_compiles_without_graph_breaks(name):
         with torch._inductor.config.patch({'cpp.simdlen': 1}):
             return compiler(graph, inputs)
 
-    model = build_tiny(name).eval()
+    model = build_tiny(name, **options).eval()
     compiled = torch.compile(model, fullgraph=True, backend=count)
     heights, width = SIZES_TO_COMPILE.get(name, SIZES_TO_COMPILE[''])
     with torch.no_grad():
@@ -341,6 +346,16 @@ def test_compiles_without_graph_breaks(name):
             for a, b in zip(compiled(x), model(x)):
                 torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-5)
     assert len(graphs) == 1
+
+
+def test_compiles_without_graph_breaks(name):
+    """With inductor; what it does not compile whole runs as it was traced."""
+    assert {*WITH_INDUCTOR} == {class_of(key) for key in TINY}
+    if WITH_INDUCTOR.get(name) != {}:
+        check_compiled(name, 'eager')
+    if name in WITH_INDUCTOR:
+        skip_without_compiler()
+        check_compiled(name, 'inductor', **WITH_INDUCTOR[name])
 
 
 def test_onnx_equals_torch(name, tmp_path):
