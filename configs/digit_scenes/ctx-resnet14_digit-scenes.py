@@ -49,12 +49,6 @@ optim_wrapper = dict(
 
 train_cfg = dict(max_epochs=20, val_interval=5)
 param_scheduler = [
-    dict(type='LinearLR', start_factor=0.1, by_epoch=False, end=50),
-    dict(
-        type='CosineAnnealingLR',
-        T_max=20,
-        eta_min=1e-5,
-        by_epoch=True,
-        convert_to_iter_based=True,
-    ),
+    _base_.param_scheduler[0],
+    dict(_base_.param_scheduler[1], T_max=20),
 ]
