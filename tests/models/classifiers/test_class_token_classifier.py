@@ -1,6 +1,6 @@
 import pytest
 import torch
-from mmengine.registry import MODELS
+from mmengine.registry import MODELS, DefaultScope
 from mmpretrain.models import ImageClassifier
 from mmpretrain.structures import DataSample
 
@@ -8,6 +8,13 @@ import mmctx.models.heads  # noqa: F401
 from tests.backbones import TINY
 
 KINDS = ('CoaT', 'CoaT parallel')
+
+
+@pytest.fixture(autouse=True)
+def scope():
+    """Whatever scope an earlier test has made the default."""
+    with DefaultScope.overwrite_default_scope('mmpretrain'):
+        yield
 
 
 def parts(kind):
