@@ -4,11 +4,12 @@ A name in a root registry resolves from every default scope (mmpretrain,
 mmdet, mmseg), so ``type='CoTNet'`` needs no prefix in any config.
 """
 
+from importlib import import_module
 from typing import Optional
 
 from mmengine.registry import DATASETS, HOOKS, MODELS, Registry
 
-__all__ = ['DATASETS', 'HOOKS', 'MODELS', 'register']
+__all__ = ['DATASETS', 'HOOKS', 'MODELS', 'register', 'register_lazily']
 
 
 def register(registry: Registry, name: Optional[str] = None):
@@ -38,3 +39,25 @@ def register(registry: Registry, name: Optional[str] = None):
         return target
 
     return decorate
+
+
+def register_lazily(registry: Registry, module: str, name: str) -> None:
+    """Register a class whose module is imported when a config asks for it.
+
+    So is what subclasses a host's own class, as ``import mmctx`` needs no
+    host. Without the host, building it raises the import's ``ImportError``.
+
+    Args:
+        registry (Registry): A root registry of MMEngine.
+        module (str): Full name of the module.
+        name (str): Name of the class, there and in configs.
+
+    Raises:
+        RuntimeError: The name is already taken by another package.
+    """
+
+    def build(**kwargs):
+        return getattr(import_module(module), name)(**kwargs)
+
+    build.__module__, build.__qualname__ = module, name
+    register(registry, name)(build)

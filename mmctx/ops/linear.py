@@ -34,9 +34,9 @@ def linear(
 ) -> Tensor:
     """``x @ weight.T + bias``, then an exact (erf) GELU if wanted.
 
-    Evaluation in float32 on a CPU is one call of oneDNN: PyTorch's own
-    operators write the output three times, the bias, the product and its
-    activation.
+    Evaluation of ``MIN_ROWS`` rows or more in float32 on a CPU is one call of
+    oneDNN: PyTorch's own operators write the output three times, the bias,
+    the product and its activation.
 
     Args:
         x (Tensor): (..., C_in).

@@ -1,6 +1,6 @@
 """The backbones, one file per family."""
 
-from mmctx.registry import MODELS, register
+from mmctx.registry import MODELS, register_lazily
 
 from .coat import CoaT
 from .container import Container
@@ -20,16 +20,6 @@ __all__ = [
     'SECoTNetD',
 ]
 
-
-@register(MODELS, 'PAMVisionTransformer')
-def build_pam_vision_transformer(*args, **kwargs):
-    """Container-PAM, which is mmpretrain's vision transformer and more.
-
-    See :class:`~.pam_vision_transformer.PAMVisionTransformer`.
-
-    Raises:
-        ImportError: mmpretrain is not installed.
-    """
-    from .pam_vision_transformer import PAMVisionTransformer
-
-    return PAMVisionTransformer(*args, **kwargs)
+register_lazily(
+    MODELS, f'{__name__}.pam_vision_transformer', 'PAMVisionTransformer'
+)

@@ -104,18 +104,17 @@ class FeedForward(nn.Module):
 
         Without gradients ``x`` may be overwritten.
         """
-        if x is None:
-            branch = self.drop_path(None, mlp(self.norm(token)))
-            return _add((None, token), branch)
-        rows = x.permute(0, 2, 3, 1)
-        if runs_in_slices(self, x):
+        if x is not None and runs_in_slices(self, x):
             # Hidden channels then stay in the cache.
-            rows = rows.view(-1, rows.shape[3])
+            rows = x.permute(0, 2, 3, 1).view(-1, x.shape[1])
             slices = -(-len(rows) // (SLICE * torch.get_num_threads()))
             for part in (*rows.chunk(slices), token):
                 part += mlp(self.norm(part))
             return x, token
-        branch = mlp(self.norm(rows)).permute(0, 3, 1, 2)
+        branch = x
+        if x is not None:
+            branch = mlp(self.norm(x.permute(0, 2, 3, 1)))
+            branch = branch.permute(0, 3, 1, 2)
         branch = self.drop_path(branch, mlp(self.norm(token)))
         return _add((x, token), branch)
 
@@ -659,8 +658,8 @@ class CoaT(ContextBackbone):
         position = {s: m.position_encoding for s, m in stages.items()}
         relative = {s: m.relative_encoding for s, m in stages.items()}
         tokens = {s: found[s] for s in self.scales}
-        for i, block in enumerate(self.parallel, start=1):
-            needed = with_maps or i < len(self.parallel)
+        for block in self.parallel:
+            needed = with_maps or block is not self.parallel[-1]
             tokens = self._run(block, tokens, position, relative, needed)
         return tokens
 

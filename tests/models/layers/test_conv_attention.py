@@ -102,6 +102,8 @@ def test_position_encoding_is_residual():
     x = double(2, 8, 5, 6)
     conv = F.conv2d(x, encoding.weight, encoding.bias, padding=1, groups=8)
     torch.testing.assert_close(encoding(x), x + conv)
+    with torch.no_grad():
+        torch.testing.assert_close(encoding(x), x + conv)
 
 
 def test_gradients():
