@@ -3,7 +3,7 @@
 The digits are the 1,797 scans of 8 x 8 pixels that scikit-learn ships
 (``sklearn.datasets.load_digits``). A fifth of them, drawn per class, is held
 out: validation pictures show no scan that a training picture shows.
-Two parts are made from them, each readable by stock dataset classes:
+Three parts are made from them, each readable by stock dataset classes:
 
 ``scenes``
     pictures with a few digits that may overlap::
@@ -54,9 +54,10 @@ def make_digit_scenes(
     Args:
         data_root (str): Directory of the data set. The part is made in the
             directory of its name inside.
-        part (str): 'scenes' or 'classification'.
+        part (str): 'scenes', 'classification' or 'centered'.
         overwrite (bool): Make it anew where it exists.
-        **parameters: Fields of :class:`Scenes` or :class:`Classification`.
+        **parameters: Fields of :class:`Scenes`, or of
+            :class:`Classification` for the others.
 
     Returns:
         Path: The part's directory.
@@ -245,12 +246,29 @@ class Classification:
         """One picture (H, W, 3) of the scan with index ``chosen``."""
         image = _canvas(rng, self.size)
         _add_clutter(rng, image, scans, count=rng.integers(1, 4))
-        opacity = _place(rng, scans[chosen], self.size, (0.55, 0.85))
+        opacity = self._place(rng, scans[chosen])
         _paint(rng, image, opacity, _DIGIT, contrast=45)
         return _noisy(rng, image)
 
+    def _place(self, rng, scan) -> np.ndarray:
+        return _place(rng, scan, self.size, (0.55, 0.85))
 
-PARTS = dict(scenes=Scenes, classification=Classification)
+
+class Centered(Classification):
+    """The pictures of :class:`Classification`, digits in their middle.
+
+    For training without labels: where a digit stands then says nothing about
+    which picture a crop is from.
+    """
+
+    def _place(self, rng, scan) -> np.ndarray:
+        opacity = super()._place(rng, scan)
+        sides = _window(opacity)
+        shifts = [(self.size - s.start - s.stop) // 2 for s in sides]
+        return np.roll(opacity, shifts, axis=(0, 1))
+
+
+PARTS = dict(scenes=Scenes, classification=Classification, centered=Centered)
 
 
 def _check_at_least(parameters, **minima) -> None:

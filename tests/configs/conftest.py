@@ -21,7 +21,8 @@ def data_roots(tmp_path_factory):
     make_coco(folder / 'coco')
     make_cityscapes(folder / 'cityscapes')
     make_digit_scenes(folder / 'digits', 'scenes', train=2, val=2)
-    make_digit_scenes(folder / 'digits', 'classification', train=10, val=10)
+    for part in ('classification', 'centered'):
+        make_digit_scenes(folder / 'digits', part, train=10, val=10)
     return {
         'data/imagenet': f'{folder}/imagenet',
         'data/coco/': f'{folder}/coco/',
@@ -29,6 +30,7 @@ def data_roots(tmp_path_factory):
         'data/digit_scenes/scenes/': f'{folder}/digits/scenes/',
         'data/digit_scenes/classification/': f'{folder}/digits/'
         'classification/',
+        'data/digit_scenes/centered/': f'{folder}/digits/centered/',
     }
 
 

@@ -6,7 +6,8 @@ import cv2
 import numpy as np
 import pytest
 
-from mmctx.datasets import Scenes, make_digit_scenes
+from mmctx.datasets import Classification, Scenes, make_digit_scenes
+from mmctx.datasets.digit_scenes import Centered, _load_scans, _window
 
 pytest.importorskip('sklearn')
 
@@ -20,6 +21,7 @@ def data(tmp_path_factory):
     root = tmp_path_factory.mktemp('digit_scenes')
     make_digit_scenes(root, 'scenes', **SCENES)
     make_digit_scenes(root, 'classification', **IMAGES)
+    make_digit_scenes(root, 'centered', **IMAGES)
     return root
 
 
@@ -32,7 +34,8 @@ def contents(directory):
 
 
 @pytest.mark.parametrize(
-    'part, sizes', [('scenes', SCENES), ('classification', IMAGES)]
+    'part, sizes',
+    [('scenes', SCENES), ('classification', IMAGES), ('centered', IMAGES)],
 )
 def test_equal_parameters_give_equal_bytes(data, tmp_path, part, sizes):
     again = make_digit_scenes(tmp_path / 'again', part, **sizes)
@@ -142,16 +145,31 @@ def test_segmentation_dataset_reads_scenes(data):
         assert classes[-1] <= 10
 
 
-def test_classification_dataset_reads_images(data):
+@pytest.mark.parametrize('part', ['classification', 'centered'])
+def test_classification_dataset_reads_images(data, part):
     datasets = pytest.importorskip('mmpretrain.datasets')
     for split in ('train', 'val'):
         dataset = datasets.CustomDataset(
-            data_root=str(data / 'classification'), data_prefix=split
+            data_root=str(data / part), data_prefix=split
         )
         assert len(dataset) == IMAGES[split]
         assert ''.join(dataset.CLASSES) == '0123456789'
         picture = cv2.imread(dataset.get_data_info(0)['img_path'])
         assert picture.shape == (32, 32, 3)
+
+
+def test_centered_digits_are_the_same_in_the_middle():
+    scan = _load_scans('train')[0][0]
+    for seed in range(20):
+        placed, centered = (
+            maker(size=48)._place(np.random.default_rng(seed), scan)
+            for maker in (Classification, Centered)
+        )
+        np.testing.assert_array_equal(
+            centered[_window(centered)], placed[_window(placed)]
+        )
+        for side in _window(centered):
+            assert side.start + side.stop in (48, 47)
 
 
 def test_scenes_hold_two_to_five_digits_of_128_pixels_by_default():

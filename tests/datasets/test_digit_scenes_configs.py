@@ -3,6 +3,7 @@
 from pathlib import Path
 
 import pytest
+import torch
 from mmengine.config import Config
 from mmengine.registry import DATASETS, DefaultScope
 
@@ -15,7 +16,9 @@ BASES = {
     'instance': 'mmdet',
     'segmentation': 'mmseg',
     'classification': 'mmpretrain',
+    'two-views': 'mmpretrain',
 }
+TWO_VIEWS = ('two-views', 'train')
 
 
 @pytest.fixture(scope='module')
@@ -23,6 +26,7 @@ def data_root(tmp_path_factory):
     root = tmp_path_factory.mktemp('digit_scenes')
     make_digit_scenes(root, 'scenes', train=3, val=2)
     make_digit_scenes(root, 'classification', train=20, val=10)
+    make_digit_scenes(root, 'centered', train=20, val=10)
     return root
 
 
@@ -39,8 +43,11 @@ def test_dataset_config(data_root, task, split):
     with DefaultScope.overwrite_default_scope(BASES[task]):
         dataset = DATASETS.build(dataset)
         item = dataset[0]
-    if task == 'classification':
-        assert item['inputs'].shape == (3, 64, 64)
+    if BASES[task] == 'mmpretrain':
+        views = [64, 64] if (task, split) == TWO_VIEWS else [64]
+        inputs = item['inputs']
+        inputs = [inputs] if isinstance(inputs, torch.Tensor) else inputs
+        assert [x.shape for x in inputs] == [(3, side, side) for side in views]
         sample = item['data_samples']
         folder = Path(sample.img_path).parent.name
         assert sample.gt_label.item() == int(folder)

@@ -43,7 +43,7 @@ class Recorder(Hook):
 @pytest.fixture(scope='module')
 def data_root(tmp_path_factory):
     root = tmp_path_factory.mktemp('digits')
-    make_digit_scenes(root, 'classification', train=IMAGES, val=10)
+    make_digit_scenes(root, 'centered', train=IMAGES, val=10)
     return root
 
 
@@ -67,7 +67,7 @@ def config(data_root, tmp_path):
     )
     prepare, _, bank, _ = config.custom_hooks
     prepare.update(data_root=str(data_root), train=IMAGES, val=10)
-    root = f'{data_root}/classification/'
+    root = f'{data_root}/centered/'
     bank.dataset.data_root = root
     for split in ('train', 'val', 'test'):
         loader = config[f'{split}_dataloader']

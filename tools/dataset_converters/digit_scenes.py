@@ -14,6 +14,7 @@ TASKS = {
     'instance': 'scenes',
     'segmentation': 'scenes',
     'classification': 'classification',
+    'self-supervision': 'centered',
 }
 
 
@@ -52,6 +53,12 @@ def parse_args() -> argparse.Namespace:
 
 def main() -> None:
     args = parse_args()
+    images = dict(
+        train=args.train_images,
+        val=args.val_images,
+        size=args.image_size,
+        seed=args.seed,
+    )
     parameters = {
         'scenes': dict(
             train=args.train_scenes,
@@ -61,12 +68,8 @@ def main() -> None:
             max_digits=args.digits[1],
             seed=args.seed,
         ),
-        'classification': dict(
-            train=args.train_images,
-            val=args.val_images,
-            size=args.image_size,
-            seed=args.seed,
-        ),
+        'classification': images,
+        'centered': images,
     }
     for part in sorted({TASKS[task] for task in args.tasks}):
         try:

@@ -18,8 +18,8 @@ class PrepareDigitScenes(Hook):
 
     Args:
         data_root (str): Directory of the data set.
-        part (str): 'scenes' for detection and segmentation, or
-            'classification'.
+        part (str): 'scenes' for detection and segmentation,
+            'classification', or 'centered' for training without labels.
         **parameters: Sizes, counts and seed, see
             :class:`mmctx.datasets.Scenes` and
             :class:`mmctx.datasets.Classification`.

@@ -1,7 +1,10 @@
 """From pooled features to the prototypes of DINO."""
 
+from typing import Optional
+
 import torch.nn as nn
 import torch.nn.functional as F
+from mmcv.cnn import build_norm_layer
 from mmengine.model import BaseModule
 from torch import Tensor
 
@@ -23,6 +26,9 @@ class DINOProjectionHead(BaseModule):
         num_prototypes (int): Number of logits K. Defaults to 65536.
         hidden_channels (int): Width of the MLP. Defaults to 2048.
         bottleneck_channels (int): What the MLP ends in. Defaults to 256.
+        norm_cfg (dict, optional): A norm of vectors behind the two hidden
+            layers, such as ``dict(type='BN1d')``, which small training
+            batches need. Defaults to None.
     """
 
     def __init__(
@@ -31,18 +37,25 @@ class DINOProjectionHead(BaseModule):
         num_prototypes: int = 65536,
         hidden_channels: int = 2048,
         bottleneck_channels: int = 256,
+        norm_cfg: Optional[dict] = None,
     ) -> None:
         super().__init__()
+        layers = []
+        for channels in (in_channels, hidden_channels):
+            layers.append(
+                nn.Linear(channels, hidden_channels, bias=norm_cfg is None)
+            )
+            if norm_cfg is not None:
+                layers.append(build_norm_layer(norm_cfg, hidden_channels)[1])
+            layers.append(nn.GELU())
         self.mlp = nn.Sequential(
-            nn.Linear(in_channels, hidden_channels),
-            nn.GELU(),
-            nn.Linear(hidden_channels, hidden_channels),
-            nn.GELU(),
-            nn.Linear(hidden_channels, bottleneck_channels),
+            *layers, nn.Linear(hidden_channels, bottleneck_channels)
         )
-        for layer in self.mlp[::2]:
-            nn.init.trunc_normal_(layer.weight, std=0.02)
-            nn.init.zeros_(layer.bias)
+        for layer in self.mlp:
+            if isinstance(layer, nn.Linear):
+                nn.init.trunc_normal_(layer.weight, std=0.02)
+                if layer.bias is not None:
+                    nn.init.zeros_(layer.bias)
         self.last_layer = nn.Linear(
             bottleneck_channels, num_prototypes, bias=False
         )

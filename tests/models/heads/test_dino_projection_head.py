@@ -24,3 +24,16 @@ def test_sizes_of_the_paper():
         head = DINOProjectionHead(512)
     shapes = [tuple(p.shape) for p in head.parameters() if p.ndim == 2]
     assert shapes == [(2048, 512), (2048, 2048), (256, 2048), (65536, 256)]
+
+
+def test_norm_follows_the_hidden_layers():
+    head = DINOProjectionHead(
+        8, 12, 16, bottleneck_channels=4, norm_cfg=dict(type='BN1d')
+    )
+    kinds = [type(layer).__name__ for layer in head.mlp]
+    hidden = ['Linear', 'BatchNorm1d', 'GELU']
+    assert kinds == [*hidden, *hidden, 'Linear']
+    # The norm would cancel a bias.
+    assert [m.bias is None for m in head.mlp[::3]] == [True, True, False]
+    head(torch.randn(5, 8)).square().sum().backward()
+    assert all(p.grad.abs().sum() > 0 for p in head.parameters())
