@@ -1,6 +1,6 @@
 # Two views of single DigitScenes digits, in the middle of their pictures. What
-# views share besides the digit is what a network learns instead: hence no
-# colours, a stretched contrast, which hides how bright a background is, and
+# views share besides the digit is what a network learns instead: hence grey
+# views, a stretched contrast, which hides how bright a background is, turns and
 # some blur. A mirrored digit is another sign, so no view is flipped.
 _base_ = './digit_scenes_classification.py'
 
@@ -21,15 +21,6 @@ data_preprocessor = dict(
     to_rgb=True,
 )
 
-load = [
-    dict(type='LoadImageFromFile'),
-    dict(
-        type='RandomGrayscale',
-        prob=1.0,
-        keep_channels=True,
-        channel_weights=(0.114, 0.587, 0.2989),
-    ),
-]
 stretch = dict(type='AutoContrast', prob=1.0)
 view = [
     dict(
@@ -42,7 +33,19 @@ view = [
     ),
     dict(type='RandomResizedCrop', scale=64, crop_ratio_range=(0.5, 1.0)),
     stretch,
-    dict(type='ColorJitter', brightness=0.4, contrast=0.4, backend='cv2'),
+    dict(
+        type='ColorJitter',
+        brightness=0.4,
+        contrast=0.4,
+        saturation=0.4,
+        backend='cv2',
+    ),
+    dict(
+        type='RandomGrayscale',
+        prob=0.6,
+        keep_channels=True,
+        channel_weights=(0.114, 0.587, 0.2989),
+    ),
     dict(
         type='GaussianBlur',
         magnitude_range=(0.1, 2.0),
@@ -51,11 +54,11 @@ view = [
     ),
 ]
 train_pipeline = [
-    *load,
+    dict(type='LoadImageFromFile'),
     dict(type='MultiView', num_views=2, transforms=[view]),
     dict(type='PackInputs'),
 ]
-pipeline = [*load, stretch, dict(type='PackInputs')]
+pipeline = [dict(type='LoadImageFromFile'), stretch, dict(type='PackInputs')]
 
 train_dataloader = dict(
     drop_last=True,
