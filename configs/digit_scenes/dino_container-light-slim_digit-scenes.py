@@ -1,9 +1,8 @@
 # Self-distillation without labels; validation classifies held-out digits by
 # their nearest neighbours, before training and every fourth epoch.
 #
-# Small batches and few pictures ask for three departures from the paper's
-# head: norms in it, few prototypes and a sharper teacher. Else all pictures
-# end in one prototype, or evenly in all.
+# Small batches and few pictures ask for three departures from the paper: norms
+# in the head, few prototypes and a sharper teacher.
 _base_ = [
     '../_base_/models/dino.py',
     '../_base_/datasets/digit_scenes_two-views.py',

@@ -4,13 +4,7 @@
 # some blur. A mirrored digit is another sign, so no view is flipped.
 _base_ = './digit_scenes_classification.py'
 
-custom_hooks = [
-    dict(
-        type='PrepareDigitScenes',
-        data_root='data/digit_scenes',
-        part='centered',
-    )
-]
+custom_hooks = [dict(_base_.custom_hooks[0], part='centered')]
 
 data_root = 'data/digit_scenes/centered/'
 data_preprocessor = dict(

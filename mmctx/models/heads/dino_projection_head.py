@@ -5,7 +5,7 @@ from typing import Optional
 import torch.nn as nn
 import torch.nn.functional as F
 from mmcv.cnn import build_norm_layer
-from mmengine.model import BaseModule
+from mmengine.model import BaseModule, trunc_normal_init
 from torch import Tensor
 
 from mmctx.registry import MODELS, register
@@ -53,9 +53,7 @@ class DINOProjectionHead(BaseModule):
         )
         for layer in self.mlp:
             if isinstance(layer, nn.Linear):
-                nn.init.trunc_normal_(layer.weight, std=0.02)
-                if layer.bias is not None:
-                    nn.init.zeros_(layer.bias)
+                trunc_normal_init(layer, std=0.02)
         self.last_layer = nn.Linear(
             bottleneck_channels, num_prototypes, bias=False
         )
