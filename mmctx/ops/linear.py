@@ -13,6 +13,8 @@ __all__ = ['linear', 'linear_reference']
 #: Fewer rows than this and oneDNN's packing of the weight costs more than
 #: the passes that it saves.
 MIN_ROWS = 512
+#: PyTorch's own product is the faster one if both sides of a weight are wider.
+MAX_WIDTH = 256
 
 
 def linear_reference(
@@ -23,7 +25,9 @@ def linear_reference(
 ) -> Tensor:
     """As :func:`linear`, one operator after the other."""
     x = F.linear(x, weight, bias)
-    return F.gelu(x) if gelu else x
+    if not gelu:
+        return x
+    return torch.ops.aten.gelu_(x) if is_cpu_evaluation(x) else F.gelu(x)
 
 
 def linear(
@@ -35,8 +39,9 @@ def linear(
     """``x @ weight.T + bias``, then an exact (erf) GELU if wanted.
 
     Evaluation of ``MIN_ROWS`` rows or more in float32 on a CPU is one call of
-    oneDNN: PyTorch's own operators write the output three times, the bias,
-    the product and its activation.
+    oneDNN, unless both sides of the weight exceed ``MAX_WIDTH``: PyTorch's own
+    operators write the output three times, the bias, the product and its
+    activation.
 
     Args:
         x (Tensor): (..., C_in).
@@ -60,6 +65,7 @@ def _is_fused(x: Tensor, weight: Tensor) -> bool:
         x.dtype == weight.dtype == torch.float32
         # Before the size, which compilers would otherwise guard.
         and is_cpu_evaluation(x)
+        and min(weight.shape) <= MAX_WIDTH
         and x.shape[:-1].numel() >= MIN_ROWS
         and torch.backends.mkldnn.is_available()
         and torch.backends.mkldnn.enabled

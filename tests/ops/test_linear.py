@@ -2,6 +2,7 @@ import pytest
 import torch
 
 from mmctx.ops.linear import (
+    MAX_WIDTH,
     MIN_ROWS,
     _is_fused,
     linear,
@@ -20,6 +21,16 @@ def test_fused_against_reference(gelu, bias, shape):
         if torch.backends.mkldnn.is_available():
             assert _is_fused(x, weight)
         found = linear(x, weight, bias, gelu)
+    torch.testing.assert_close(found, expected)
+
+
+def test_wide_weights_are_left_to_pytorch():
+    x = torch.randn(MIN_ROWS, MAX_WIDTH + 1)
+    weight = torch.randn(MAX_WIDTH + 2, MAX_WIDTH + 1)
+    expected = linear_reference(x, weight, gelu=True)
+    with torch.no_grad():
+        assert not _is_fused(x, weight)
+        found = linear(x, weight, gelu=True)
     torch.testing.assert_close(found, expected)
 
 

@@ -301,9 +301,7 @@ class ParallelBlock(nn.Module):
         with_maps: bool,
     ) -> dict[str, Tokens]:
         """Attention of each scale to the resized keys and values of all."""
-        found = {
-            s: self.attention[s].project(*normed[s], with_maps) for s in normed
-        }
+        found = {s: self.attention[s].project(*normed[s]) for s in normed}
         attended = {}
         for s in self.wanted:
             attention, (q, k, v) = self.attention[s], found[s]
@@ -315,9 +313,10 @@ class ParallelBlock(nn.Module):
                     for p in found[other][1:]
                 )
                 more = attention.attend(q, k, v, encodings[s])
-                x = x + more.map if with_maps else None
+                x = x + more.map
                 token = token + more.token
-            attended[s] = attention.merge(Projected(x, token))
+            x, token = attention.merge(Projected(x, token))
+            attended[s] = x if with_maps else None, token
         return attended
 
     @staticmethod

@@ -57,6 +57,36 @@ def test_against_the_equations(heads, encoded):
             torch.testing.assert_close(a, b)
 
 
+@pytest.mark.parametrize('heads', [1, 4])
+def test_class_token_alone(heads):
+    layer = ConvAttention(16, heads).double()
+    x, token = double(2, 16, 3, 5), double(2, 1, 16)
+    no_map, found = layer(x, token, with_map=False)
+    assert no_map is None
+    torch.testing.assert_close(found, layer(x, token)[1])
+    found.sum().backward()
+    alone = layer.qkv.weight.grad.clone()
+    layer.zero_grad()
+    layer(x, token)[1].sum().backward()
+    torch.testing.assert_close(alone, layer.qkv.weight.grad)
+
+
+@pytest.mark.parametrize('dtype', [torch.float16, torch.bfloat16])
+@pytest.mark.parametrize('autocast', [True, False])
+def test_class_token_alone_in_half_precision(dtype, autocast):
+    layer = ConvAttention(16)
+    x, token = torch.randn(1, 16, 90, 60) + 1, torch.randn(1, 1, 16)
+    exact = layer(x, token, with_map=False)[1]
+    if autocast:
+        with torch.autocast('cpu', dtype=dtype):
+            found = layer(x, token, with_map=False)[1]
+    else:
+        layer, x, token = layer.to(dtype), x.to(dtype), token.to(dtype)
+        found = layer(x, token, with_map=False)[1]
+    assert found.dtype == dtype
+    assert (found - exact).norm() / exact.norm() < 0.02
+
+
 def test_a_class_token_has_no_relative_encoding():
     layer = ConvAttention(16)
     x, token = torch.randn(2, 16, 4, 4), torch.randn(2, 1, 16)
