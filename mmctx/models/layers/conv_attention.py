@@ -19,6 +19,8 @@ from .tokens import residual
 
 #: Window sizes of the relative position encoding and their heads.
 WINDOWS = {3: 2, 5: 3, 7: 3}
+#: Numbers of float32 in a cache line.
+ALIGNMENT = 16
 
 
 def _check_heads(channels: int, num_heads: int) -> None:
@@ -259,11 +261,21 @@ class ConvAttention(nn.Module):
         """Softmax of keys (N, C, L) and of the token's, in float32 or better.
 
         Returns:
-            Tensor: (N * heads, C_h, L), or L + 1 with the token, the last.
+            Tensor: (N * heads, C_h, L); with a token, its weight comes next,
+            and zeros may follow.
         """
-        if token is not None:
-            keys = torch.cat((keys, token), dim=2)
-        return self._by_head(keys.softmax(2, dtype=_accurate(keys.dtype)))
+        dtype = _accurate(keys.dtype)
+        if token is None:
+            return self._by_head(keys.softmax(2, dtype=dtype))
+        parts = [keys, token]
+        if not is_cpu_evaluation(keys) or keys.dtype != dtype:
+            joined = torch.cat(parts, dim=2)
+            return self._by_head(joined.softmax(2, dtype=dtype))
+        # Rows of whole cache lines, overwritten by their softmax.
+        padding = -(keys.shape[2] + 1) % ALIGNMENT
+        parts.append(keys.new_full((*keys.shape[:2], padding), -torch.inf))
+        joined = torch.cat(parts, dim=2)
+        return self._by_head(torch.softmax(joined, 2, out=joined))
 
     def _summarise(self, k: Projected, v: Projected) -> Tensor:
         """softmax(K)^T V, in float32: (N * heads, C_h, C_h)."""
@@ -274,7 +286,8 @@ class ConvAttention(nn.Module):
         if k.token is None:
             return torch.bmm(p, values)
         token = self._by_head(v.token).to(p.dtype).transpose(1, 2)
-        return torch.baddbmm(p[..., length:] * token, p[..., :length], values)
+        token = p[..., length : length + 1] * token
+        return torch.baddbmm(token, p[..., :length], values)
 
     def _attend_from_token(self, x: Tensor, token: Tensor) -> Tensor:
         """What the class token alone finds: (N, 1, C).
@@ -292,8 +305,9 @@ class ConvAttention(nn.Module):
             q = self.scale * q.to(p.dtype)
             weights = torch.bmm(q, p).view(n, heads, -1)
             pixels = x.flatten(2).transpose(1, 2).to(p.dtype)
-            sums = torch.bmm(weights[..., :-1], pixels)
-            sums = sums + weights[..., -1:] * token
+            length = pixels.shape[1]
+            sums = torch.bmm(weights[..., :length], pixels)
+            sums = sums + weights[..., length : length + 1] * token
         # (heads, N, C) by (heads, C, C_h).
         w_v = w_v.view(heads, -1, c).transpose(1, 2)
         values = torch.bmm(sums.transpose(0, 1).to(w_v.dtype), w_v)
