@@ -225,8 +225,16 @@ class ConvAttention(nn.Module):
         Returns:
             tuple: A map (N, C, H, W), channels last, or None without one,
             and a class token (N, 1, C), or None without one.
+
+        Raises:
+            ValueError: Neither is to ask.
         """
         if not with_map:
+            if token is None:
+                raise ValueError(
+                    'with_map=False asks for the class token alone, got '
+                    'none: pass a token (N, 1, C).'
+                )
             return None, self._attend_from_token(x, token)
         return self.merge(self.attend(*self.project(x, token), encoding))
 

@@ -55,6 +55,9 @@ def test_against_the_equations(heads, encoded):
         x = x.contiguous(memory_format=memory_format)
         for a, b in zip(layer(x, token, encoding), expected):
             torch.testing.assert_close(a, b)
+        with torch.no_grad():
+            for a, b in zip(layer(x, token, encoding), expected):
+                torch.testing.assert_close(a, b)
 
 
 @pytest.mark.parametrize('heads', [1, 4])
@@ -69,6 +72,13 @@ def test_class_token_alone(heads):
     layer.zero_grad()
     layer(x, token)[1].sum().backward()
     torch.testing.assert_close(alone, layer.qkv.weight.grad)
+    with torch.no_grad():
+        torch.testing.assert_close(layer(x, token, with_map=False)[1], found)
+
+
+def test_nobody_asks():
+    with pytest.raises(ValueError, match='pass a token'):
+        ConvAttention(16)(torch.randn(1, 16, 3, 3), with_map=False)
 
 
 @pytest.mark.parametrize('dtype', [torch.float16, torch.bfloat16])
