@@ -2,15 +2,25 @@
 
 from collections.abc import Mapping
 from functools import cache
-from typing import Optional
+from typing import Any, Optional
 
+import numpy as np
 import torch
+from mmengine.logging import HistoryBuffer
 from mmengine.runner import CheckpointLoader
 from torch import Tensor, nn
 
-from mmctx.weights.addresses import RELEASED, SCHEME, cache_dir, fetch, locate
-from mmctx.weights.fit import Fit, fit, load_backbone
+from mmctx.weights.addresses import (
+    SCHEME,
+    cache_dir,
+    fetch,
+    locate,
+    trust,
+)
+from mmctx.weights.fit import Fit, fit, flaw_of, load_backbone
+from mmctx.weights.pickles import HISTORY_BUFFER, Record
 from mmctx.weights.reading import CheckpointError, load_file, unwrap
+from mmctx.weights.released import RELEASED
 from mmctx.zoo import get_backbone, get_spec, list_models
 
 __all__ = [
@@ -25,6 +35,7 @@ __all__ = [
     'load_file',
     'recognise',
     'unwrap',
+    'use_safe_reader',
 ]
 
 
@@ -101,10 +112,13 @@ def load_checkpoint(uri: str) -> dict[str, Tensor]:
         CheckpointError: The file is refused, damaged, or not understood.
         FileNotFoundError: There is no such file.
     """
-    state = unwrap(load_file(locate(uri)))
+    path = locate(uri)
+    state = unwrap(load_file(path))
     if uri.startswith(SCHEME):
         name = uri[len(SCHEME) :].partition('#')[0]
-        return convert_state_dict(state, RELEASED[name].model or name)
+        converted = convert_state_dict(state, RELEASED[name].model or name)
+        trust(uri, path)
+        return converted
     try:
         result = examine(state, recognise(state))
     except CheckpointError:
@@ -122,3 +136,47 @@ def load_checkpoint(uri: str) -> dict[str, Tensor]:
 def _load_scheme(filename: str, map_location: Optional[str] = None) -> dict:
     """What MMEngine calls for ``mmctx://`` addresses in any config."""
     return {'state_dict': load_checkpoint(filename)}
+
+
+def use_safe_reader() -> None:
+    """Let MMEngine read every checkpoint as mmctx does, in this process.
+
+    Its own loader runs a file's code where torch's safe loader refuses it.
+    """
+    for prefix in [p for p in CheckpointLoader._schemes if p != SCHEME]:
+        CheckpointLoader.register_scheme(prefix, _load_safely, force=True)
+
+
+def _load_safely(filename: str, map_location: Any = None) -> Any:
+    content = load_file(locate(filename), map_location)
+    for key, tensor in unwrap(content).items():
+        flaw = flaw_of(tensor, key.endswith(('weight', 'bias')) or None)
+        if flaw:
+            raise CheckpointError(f'{filename} holds {key} as {flaw}.')
+    if filename.startswith('mmcls://'):
+        # What MMEngine gives of them: the backbone.
+        state = unwrap(content).items()
+        start = len('backbone.')
+        return {k[start:]: v for k, v in state if k.startswith('backbone.')}
+    return _for_mmengine(content)
+
+
+def _for_mmengine(content: Any) -> Any:
+    """Data with the logs of MMEngine rebuilt from their numbers."""
+    if isinstance(content, dict):
+        return {key: _for_mmengine(value) for key, value in content.items()}
+    if not isinstance(content, Record) or content.kind != HISTORY_BUFFER:
+        return content
+    state = content.state if isinstance(content.state, dict) else {}
+    logs, counts = (
+        np.asarray(state.get(f'_{kind}_history')) for kind in ('log', 'count')
+    )
+    length = state.get('max_length')
+    if (
+        logs.ndim != 1
+        or logs.shape != counts.shape
+        or {logs.dtype.kind, counts.dtype.kind} - {*'biuf'}
+        or not isinstance(length, int)
+    ):
+        raise CheckpointError('A log in the checkpoint is not one of numbers.')
+    return HistoryBuffer(logs, counts, length)

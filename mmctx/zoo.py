@@ -3,16 +3,17 @@
 import difflib
 import fnmatch
 from dataclasses import dataclass, field
-from typing import Optional
+from typing import Optional, Union
 
 import torch.nn as nn
 from mmengine.model import initialize
 from mmengine.registry import DefaultScope
 
 from mmctx.models import backbones
-from mmctx.weights.addresses import RELEASED, locate
+from mmctx.weights.addresses import locate, trust
 from mmctx.weights.fit import fit
 from mmctx.weights.reading import CheckpointError, load_file, unwrap
+from mmctx.weights.released import RELEASED
 
 CLASSIFICATION = 'classification'
 DETECTION = 'detection'
@@ -189,13 +190,14 @@ def list_models(
 
 
 def get_backbone(
-    name: str, pretrained: bool = False, **overrides
+    name: str, pretrained: Union[bool, str] = False, **overrides
 ) -> nn.Module:
     """A backbone by name.
 
     Args:
         name (str): One of :func:`list_models`.
-        pretrained (bool): Load the released weights. Defaults to False.
+        pretrained (bool or str): Load the released weights, or those at a
+            path or address. Defaults to False.
         **overrides: Arguments of the backbone's constructor.
 
     Returns:
@@ -207,9 +209,8 @@ def get_backbone(
     """
     cfg = {**get_spec(name).backbone, **overrides}
     if pretrained:
-        cfg['init_cfg'] = dict(
-            type='Pretrained', checkpoint=_released_uri(name)
-        )
+        address = _address(name, pretrained)
+        cfg['init_cfg'] = dict(type='Pretrained', checkpoint=address)
     backbone = getattr(backbones, cfg.pop('type'))(**cfg)
     if pretrained:
         backbone.init_weights()
@@ -217,14 +218,18 @@ def get_backbone(
 
 
 def get_model(
-    name: str, pretrained: bool = False, num_classes: int = 1000, **overrides
+    name: str,
+    pretrained: Union[bool, str] = False,
+    num_classes: int = 1000,
+    **overrides,
 ) -> nn.Module:
     """An image classifier by name.
 
     Args:
         name (str): One of :func:`list_models`.
-        pretrained (bool): Load the released weights; with another number of
-            classes than 1000, all but the classifier's. Defaults to False.
+        pretrained (bool or str): Load the released weights, or those of a
+            classifier at a path or address; where it has another number of
+            classes, all but the head's. Defaults to False.
         num_classes (int): Number of classes. Defaults to 1000.
         **overrides: Arguments of the backbone's constructor.
 
@@ -260,17 +265,35 @@ def get_model(
     if not pretrained:
         initialize(model.head, model.head.init_cfg or [])
         return model
-    path = locate(_released_uri(name))
-    state = fit(unwrap(load_file(path)), model.backbone).require(
-        f'{path} is not the released {name!r}.'
-    )
-    if num_classes != 1000:
-        state |= model.head.state_dict(prefix='head.')
-    model.load_state_dict(state, strict=True)
+    _load_classifier(model, _address(name, pretrained), name)
     return model
 
 
-def _released_uri(name: str) -> str:
+def _load_classifier(model: nn.Module, address: str, name: str) -> None:
+    """Fill a classifier, all of it or nothing, but a head of other classes."""
+    path = locate(address)
+    misfit = f'{address} does not fit a classifier {name!r}.'
+    state = fit(unwrap(load_file(path)), model.backbone).require(misfit)
+    own = model.state_dict()
+    if any(k in own and own[k].shape != v.shape for k, v in state.items()):
+        state |= model.head.state_dict(prefix='head.')
+    differing = sorted(
+        k
+        for k in own.keys() | state.keys()
+        if k not in own or k not in state or own[k].shape != state[k].shape
+    )
+    if differing:
+        raise CheckpointError(
+            f'{misfit} These differ: {differing[:20]}. Load the backbone of '
+            'another model with get_backbone.'
+        )
+    model.load_state_dict(state, strict=True)
+    trust(address, path)
+
+
+def _address(name: str, pretrained: Union[bool, str]) -> str:
+    if pretrained is not True:
+        return str(pretrained)
     if name not in RELEASED:
         raise CheckpointError(
             f'No weights of {name!r} were released; there are weights of '

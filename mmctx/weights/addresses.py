@@ -1,157 +1,102 @@
-"""Where the authors' released weights are, and the cache of them."""
+"""From an address to a file on this machine."""
 
-import hashlib
 import os
-from dataclasses import dataclass
+import re
+from collections.abc import Callable
+from contextlib import suppress
+from hashlib import sha256 as hash_of
 from pathlib import Path
 from typing import Optional
+from urllib.parse import unquote, urlparse
 
+import mmengine.dist as dist
 import torch
+from mmengine.fileio import get_file_backend
+from mmengine.logging import print_log
+from mmengine.runner import checkpoint as mmengine_checkpoint
 
+from .download import check_digest, digest_of, download
 from .reading import CheckpointError
+from .released import RELEASED
 
 SCHEME = 'mmctx://'
-
-
-@dataclass(frozen=True)
-class Released:
-    """One released file.
-
-    Attributes:
-        url (str, optional): Direct address of the file, None where only the
-            folder that holds it is known.
-        page (str): Address for a person with a browser.
-        sha256 (str, optional): Leading digits of its SHA-256, None where the
-            authors published none.
-        model (str, optional): Name of the model that starts from the file,
-            where that is a plain network; by default the name it goes by.
-    """
-
-    url: Optional[str]
-    page: str
-    sha256: Optional[str] = None
-    model: Optional[str] = None
-
-
-def _drive(file_id: str) -> Released:
-    return Released(
-        url='https://drive.usercontent.google.com/download'
-        f'?id={file_id}&export=download&confirm=t',
-        page=f'https://drive.google.com/file/d/{file_id}/view',
-    )
-
-
-#: The authors name neither the files in it nor their digests.
-_CONTNET = Released(
-    url=None,
-    page='https://drive.google.com/drive/folders/'
-    '1ZXu--Bis3LTYLjf2pkmDtZH0TjuWWamO',
+#: Set to 1, this variable forbids downloads that no digest is known of.
+STRICT = 'MMCTX_STRICT_DOWNLOADS'
+_DIGEST_IN_NAME = re.compile(r'-([0-9a-f]{8,64})(\.[a-z]+)+$')
+_DATE = re.compile(r'20[0-9]{6}')
+_ACCEPTED = (
+    'a path, file://, https://, mmctx://, torchvision://, open-mmlab://, '
+    'mmcls://, timm://, or what a file backend of mmengine serves'
 )
 
 
-def _coat(name: str, sha256: str) -> Released:
-    url = f'https://vcl.ucsd.edu/coat/pretrained/{name}_{sha256}.pth'
-    return Released(url=url, page=url, sha256=sha256)
-
-
-_TIMM = 'https://github.com/rwightman/pytorch-image-models/releases/download'
-
-RELEASED: dict[str, Released] = {
-    'cotnet50': _drive('1SR5ezIu7LN943zHaUh4mC0ehxBVMqtfv'),
-    'cotnet101': _drive('11jExbPEg4Eq5PApisZyE5k-1CbRYnsQb'),
-    'cotnext50': _drive('1j6b5D3xcZ5L_bHiQV0WfqyOieqZLVOCv'),
-    'cotnext101': _drive('1des5wgkBDUscQAs8IYOmKCKKUA46QLfJ'),
-    'se_cotnetd_50': _drive('1D2b5fr3lxpBpiFcCYBKngmmSgfVHt_56'),
-    'se_cotnetd_101': _drive('1PWIltQYpYZiDrpfZORRQzGzQeXVd2b2f'),
-    'se_cotnetd_152': _drive('1MkMx0a8an3ikt6LZwClIOyabBnMfR91v'),
-    'se_cotnetd_152_320': _drive('1E43T2jS37gR07p_FVWnjJNkMWeYMXgX9'),
-    'contnet_ti': _CONTNET,
-    'contnet_s': _CONTNET,
-    'contnet_m': _CONTNET,
-    'contnet_b': _CONTNET,
-    'coat_lite_tiny': _coat('coat_lite_tiny', 'e88e96b0'),
-    'coat_lite_mini': _coat('coat_lite_mini', '6b4a8ae5'),
-    'coat_lite_small': _coat('coat_lite_small', '8d362f48'),
-    'coat_lite_medium': _coat('coat_lite_medium', 'a750cd63'),
-    'coat_lite_medium_384': _coat('coat_lite_medium_384x384', 'f9129688'),
-    'coat_tiny': _coat('coat_tiny', 'c6efc33c'),
-    'coat_mini': _coat('coat_mini', '40667eec'),
-    'coat_small': _coat('coat_small', '7479cf9b'),
-    'container_light': _drive('1WMOWoxTX7AQDCbfMYh7naqIHube3K85A'),
-    # Not a trained network of the family, of which there are none, but what
-    # Contextual ResNets start from.
-    'resnet50_a1_in1k': Released(
-        url=f'{_TIMM}/v0.1-rsb-weights/resnet50_a1_0-14fe96d1.pth',
-        page=f'{_TIMM}/v0.1-rsb-weights/resnet50_a1_0-14fe96d1.pth',
-        sha256='14fe96d1',
-        model='ctx_resnet50',
-    ),
-}
-
-
 def cache_dir() -> Path:
-    """Where downloads are kept: ``$TORCH_HOME/hub/mmctx`` by default."""
+    """Where released files are kept: ``$TORCH_HOME/hub/mmctx`` by default."""
     return Path(torch.hub.get_dir()) / 'mmctx'
 
 
-def _sha256(path: Path) -> str:
-    digest = hashlib.sha256()
-    with path.open('rb') as file:
-        for chunk in iter(lambda: file.read(1 << 20), b''):
-            digest.update(chunk)
-    return digest.hexdigest()
+def locate(address: str) -> Path:
+    """Path of the file behind an address, fetched at first use.
+
+    Of several processes of one machine, one fetches and the others wait.
+
+    Args:
+        address (str): A path (``~`` is the home folder), ``file://``,
+            ``http(s)://`` (a digest in the name, as in ``x-1a2b3c4d.pth``,
+            is checked), ``mmctx://NAME`` or ``mmctx://NAME#sha256=DIGEST``,
+            ``torchvision://``, ``open-mmlab://``, ``mmcls://``, ``timm://``,
+            or what a file backend of mmengine serves, such as ``s3://``.
+
+    Raises:
+        CheckpointError: There is no such model, or the file cannot be had.
+    """
+    scheme, separator, rest = str(address).partition('://')
+    if not separator:
+        return Path(address).expanduser()
+    if scheme == 'file':
+        return Path(unquote(urlparse(address).path))
+    fetches_first = int(os.environ.get('LOCAL_RANK', 0)) == 0
+    if not fetches_first:
+        dist.barrier()
+    try:
+        if scheme == 'mmctx':
+            return fetch(*_released(address))
+        if scheme in ('http', 'https'):
+            return _fetch_url(address)
+        if scheme in _URL_OF:
+            return _fetch_url(_URL_OF[scheme](rest))
+        return _fetch_from_backend(address)
+    finally:
+        if fetches_first:
+            dist.barrier()
 
 
-def _check_hash(path: Path, expected: str) -> None:
-    found = _sha256(path)
-    if not found.startswith(expected.lower()):
+def _released(address: str) -> tuple[str, Optional[str]]:
+    """Name and digest of an ``mmctx://`` address."""
+    name, _, fragment = address[len(SCHEME) :].partition('#')
+    if fragment and not fragment.startswith('sha256='):
         raise CheckpointError(
-            f'{path} has SHA-256 {found}, expected {expected}. The file is '
-            'damaged or not the released one: delete it and try again.'
+            f'{address!r} is not of the form {SCHEME}NAME or '
+            f'{SCHEME}NAME#sha256=DIGEST.'
         )
-
-
-def _download(url: str, path: Path, sha256: str) -> None:
-    """Fetch to a temporary file, check it, move it into place."""
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        if not os.access(path.parent, os.W_OK):
-            raise PermissionError(f'{path.parent} is not writable')
-    except OSError as error:
-        raise CheckpointError(
-            f'The download cache cannot be written: {error}. Set TORCH_HOME '
-            'to a folder that you can write to.'
-        ) from error
-    try:
-        torch.hub.download_url_to_file(url, str(path), hash_prefix=sha256)
-    except RuntimeError as error:
-        if 'invalid hash' not in str(error):
-            raise
-        raise CheckpointError(
-            f'The file at {url} is not the expected one: {error}. Nothing '
-            'was kept.'
-        ) from error
-    except OSError as error:
-        raise CheckpointError(
-            f'{url} could not be fetched: {error}. Nothing was kept; try '
-            f'again, or put the file at {path} yourself.'
-        ) from error
+    return name, fragment[len('sha256=') :] or None
 
 
 def fetch(name: str, sha256: Optional[str] = None) -> Path:
-    """Path of a released file, downloaded and checked at first use.
+    """Path of a released file, downloaded at first use and always checked.
+
+    A file without a published digest is checked against the one that
+    :func:`trust` has written beside it.
 
     Args:
         name (str): A model name with released weights.
         sha256 (str, optional): Leading hexadecimal digits of the file's
-            SHA-256, eight or more. Defaults to the known digest; a file
-            whose authors published none is only downloaded if the digest is
-            given here.
+            SHA-256, eight or more. Defaults to the published or trusted one.
 
     Raises:
-        CheckpointError: Unknown name, no address or no digest to check
-            with, wrong digest, failed download, or a cache that cannot be
-            written.
+        CheckpointError: Unknown name, no address, wrong digest, failed
+            download, or a cache that cannot be written; with
+            ``MMCTX_STRICT_DOWNLOADS=1`` also no digest to check with.
     """
     if name not in RELEASED:
         raise CheckpointError(
@@ -159,49 +104,142 @@ def fetch(name: str, sha256: Optional[str] = None) -> Path:
             f'{sorted(RELEASED)}.'
         )
     release = RELEASED[name]
-    expected = sha256 or release.sha256
+    path = cache_dir() / f'{name}.pth'
+    expected = sha256 or release.sha256 or _pinned(path)
     if expected is not None and len(expected) < 8:
         raise CheckpointError(
             f'A SHA-256 prefix needs 8 digits or more, got {expected!r}.'
         )
-    path = cache_dir() / f'{name}.pth'
-    if not path.exists():
-        if release.url is None:
-            raise CheckpointError(
-                f'The authors published a folder, {release.page}, and no '
-                f'address of the file of {name!r} in it. Download it there '
-                f'and put it at {path}.'
-            )
-        if expected is None:
-            raise CheckpointError(
-                f'The authors published no SHA-256 of {name!r}, so that it '
-                f'is not downloaded unchecked. Download it from '
-                f'{release.page} and put it at {path}; or name its digest: '
-                f'mmctx://{name}#sha256=DIGEST.'
-            )
-        _download(release.url, path, expected)
-    elif expected is not None:
-        _check_hash(path, expected)
+    if path.exists():
+        if expected:
+            check_digest(path, expected)
+        return path
+    if release.url is None:
+        raise CheckpointError(
+            f'The authors published a folder, {release.page}, and no address '
+            f'of the file of {name!r} in it. Download it there and put it at '
+            f'{path}.'
+        )
+    if expected is None and _is_strict():
+        raise CheckpointError(
+            f'The authors published no SHA-256 of {name!r}, and {STRICT} is '
+            f'set. Download it from {release.page} and put it at {path}; or '
+            f'name its digest: mmctx://{name}#sha256=DIGEST.'
+        )
+    download(release.url, path, expected, release.page)
     return path
 
 
-def locate(address: str) -> Path:
-    """Path of the file behind an address.
+def _is_strict() -> bool:
+    return os.environ.get(STRICT, '0') not in ('', '0')
+
+
+def _pin(path: Path) -> Path:
+    return path.with_name(f'{path.name}.sha256')
+
+
+def _pinned(path: Path) -> Optional[str]:
+    """The digest of the file that was trusted here, if any was."""
+    pin = _pin(path)
+    return None if _is_strict() or not pin.exists() else pin.read_text()
+
+
+def trust(address: str, path: Path) -> None:
+    """Pin the digest of a released file, once it has fitted a model.
 
     Args:
-        address (str): A path, ``mmctx://NAME`` or
-            ``mmctx://NAME#sha256=DIGEST``.
-
-    Raises:
-        CheckpointError: As in :func:`fetch`, or another form.
+        address (str): What the file came from; only ``mmctx://`` names
+            without a published digest are pinned.
+        path (Path): The file in the cache.
     """
-    address = str(address)
-    if not address.startswith(SCHEME):
-        return Path(address).expanduser()
-    name, _, fragment = address[len(SCHEME) :].partition('#')
-    if fragment and not fragment.startswith('sha256='):
+    if not str(address).startswith(SCHEME) or _is_strict():
+        return
+    name, digest = _released(address)
+    if digest or RELEASED[name].sha256 or _pin(path).exists():
+        return
+    digest = digest_of(path)
+    with suppress(OSError):  # a cache that others fill
+        _pin(path).write_text(digest)
+    print_log(
+        f'The authors published no SHA-256 of {name!r}. This file fits and is '
+        'trusted from now on; to have it checked elsewhere, write '
+        f"checkpoint='{SCHEME}{name}#sha256={digest}' in the config.",
+        logger='current',
+    )
+
+
+def _fetch_url(url: str) -> Path:
+    """A file in the cache of torch.hub, which mmengine uses, too."""
+    base = unquote(Path(urlparse(url).path).name) or 'checkpoint'
+    found = _DIGEST_IN_NAME.search(base)
+    digest = found[1] if found and not _DATE.fullmatch(found[1]) else None
+    # Names such as model.safetensors stand for any file.
+    unique = base if digest else f'{_short(url)}_{base}'
+    path = Path(torch.hub.get_dir()) / 'checkpoints' / unique
+    if not path.exists():
+        download(url, path, digest)
+    elif digest:
+        check_digest(path, digest)
+    return path
+
+
+def _short(address: str) -> str:
+    return hash_of(address.encode()).hexdigest()[:8]
+
+
+def _fetch_from_backend(address: str) -> Path:
+    """A copy of what a file backend serves, made anew each time."""
+    try:
+        content = get_file_backend(address).get(address)
+    except Exception as error:
         raise CheckpointError(
-            f'{address!r} is not of the form {SCHEME}NAME or '
-            f'{SCHEME}NAME#sha256=DIGEST.'
+            f'{address} could not be fetched: {error}. An address is '
+            f'{_ACCEPTED}.'
+        ) from error
+    path = cache_dir() / 'backends' / f'{_short(address)}_{Path(address).name}'
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(content)
+    return path
+
+
+def _listed(models: Callable[[], dict]) -> Callable[[str], str]:
+    """The function from a name to its address in a list of mmengine's."""
+
+    def url_of(name: str) -> str:
+        urls = models()
+        if name not in urls:
+            raise CheckpointError(
+                f'mmengine lists no weights named {name!r} under this scheme.'
+            )
+        return urls[name]
+
+    return url_of
+
+
+def _timm_url(name: str) -> str:
+    try:
+        import timm
+    except ImportError as error:
+        raise CheckpointError(
+            f'timm://{name} needs the package timm: pip install timm.'
+        ) from error
+    cfg = timm.get_pretrained_cfg(name, allow_unregistered=False)
+    if cfg is not None and cfg.hf_hub_id:
+        from huggingface_hub import hf_hub_url
+
+        return hf_hub_url(
+            cfg.hf_hub_id, cfg.hf_hub_filename or 'model.safetensors'
         )
-    return fetch(name, fragment[len('sha256=') :] or None)
+    if cfg is None or not cfg.url:
+        raise CheckpointError(f'timm has no weights of {name!r}.')
+    return cfg.url
+
+
+_URL_OF: dict[str, Callable[[str], str]] = {
+    'torchvision': _listed(mmengine_checkpoint.get_torchvision_models),
+    'modelzoo': _listed(mmengine_checkpoint.get_torchvision_models),
+    'open-mmlab': _listed(mmengine_checkpoint.get_external_models),
+    'openmmlab': _listed(mmengine_checkpoint.get_external_models),
+    'mmcls': _listed(mmengine_checkpoint.get_mmcls_models),
+    'timm': _timm_url,
+}

@@ -15,6 +15,8 @@ from mmctx.weights.fit import load_backbone
 NUM_STAGES = 4
 STRIDES = (4, 8, 16, 32)
 MIN_SIZE = 32
+#: What `Pretrained` has and a file that is read on the CPU does not need.
+_UNUSED = ('type', 'map_location')
 
 
 class ContextBackbone(BaseModule):
@@ -40,7 +42,9 @@ class ContextBackbone(BaseModule):
             pass, which saves memory. Defaults to False.
         init_cfg (dict or list, optional): Initialisation. ``Pretrained``
             takes an ``mmctx://`` name, a released file, or a checkpoint of
-            a classifier, detector or segmentor with this backbone.
+            a classifier, detector or segmentor with this backbone, and with
+            ``adapt_input=True`` weights for 3 channels where
+            ``in_channels`` is another number.
 
     Attributes:
         out_channels (tuple[int]): Channels of each returned map.
@@ -184,7 +188,8 @@ class ContextBackbone(BaseModule):
             super().init_weights()
             return
         for cfg in pretrained:
-            load_backbone(self, cfg['checkpoint'], cfg.get('prefix'))
+            options = {k: v for k, v in cfg.items() if k not in _UNUSED}
+            load_backbone(self, options.pop('checkpoint'), **options)
         self._is_init = True
 
     #: Pattern of our keys (below 'backbone.') that a file may lack, all of
