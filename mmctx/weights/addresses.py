@@ -202,11 +202,11 @@ def _fetch_from_backend(address: str) -> Path:
     return path
 
 
-def _listed(models: Callable[[], dict]) -> Callable[[str], str]:
+def _listed(function: str) -> Callable[[str], str]:
     """The function from a name to its address in a list of mmengine's."""
 
     def url_of(name: str) -> str:
-        urls = models()
+        urls = getattr(mmengine_checkpoint, function)()
         if name not in urls:
             raise CheckpointError(
                 f'mmengine lists no weights named {name!r} under this scheme.'
@@ -236,10 +236,10 @@ def _timm_url(name: str) -> str:
 
 
 _URL_OF: dict[str, Callable[[str], str]] = {
-    'torchvision': _listed(mmengine_checkpoint.get_torchvision_models),
-    'modelzoo': _listed(mmengine_checkpoint.get_torchvision_models),
-    'open-mmlab': _listed(mmengine_checkpoint.get_external_models),
-    'openmmlab': _listed(mmengine_checkpoint.get_external_models),
-    'mmcls': _listed(mmengine_checkpoint.get_mmcls_models),
+    'torchvision': _listed('get_torchvision_models'),
+    'modelzoo': _listed('get_torchvision_models'),
+    'open-mmlab': _listed('get_external_models'),
+    'openmmlab': _listed('get_external_models'),
+    'mmcls': _listed('get_mmcls_models'),
     'timm': _timm_url,
 }

@@ -99,15 +99,22 @@ def _make_folder(folder: Path) -> None:
         ) from error
 
 
+def _check_scheme(url: str) -> None:
+    address = urlparse(url)
+    is_local = address.hostname in ('127.0.0.1', 'localhost', '::1')
+    if address.scheme != 'https' and not is_local:
+        raise OSError('without a digest, only https:// is trusted')
+
+
 def _stream(url: str, path: Path, name: str, needs_https: bool) -> str:
     """Write an answer to a file and return its SHA-256."""
+    if needs_https:
+        _check_scheme(url)
     digest = hashlib.sha256()
     request = Request(url, headers={'User-Agent': 'mmctx'})
     with urlopen(request, timeout=TIMEOUT_SECONDS) as answer:
-        address = urlparse(answer.geturl())  # behind all redirects
-        is_local = address.hostname in ('127.0.0.1', 'localhost', '::1')
-        if needs_https and address.scheme != 'https' and not is_local:
-            raise OSError('without a digest, only https:// is trusted')
+        if needs_https:
+            _check_scheme(answer.geturl())  # behind all redirects
         length = answer.headers.get('Content-Length')
         chunk = answer.read(CHUNK)
         if chunk.lstrip()[:1] == b'<':

@@ -206,7 +206,7 @@ def _read_stream(file: BinaryIO, size: int) -> Any:
 
     claims = DataUnpickler(file, budget, find_storage).load()
     if sum(storage.nbytes for storage in storages.values()) > size:
-        raise RefusedError('its tensors claim more memory than its own size')
+        raise EOFError('its tensors claim more memory than its own size')
     memory = {}
     for key in DataUnpickler(file, budget).load():
         storage = storages[str(key)]

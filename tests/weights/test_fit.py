@@ -64,9 +64,9 @@ def test_plain_resnet_of_another_depth(tmp_path):
     state = plain.state_dict()
     assert {*state} == {*torchvision.models.resnet101().state_dict()}
     backbone = ContextualResNet(depth=101, contextual_stages=())
-    start = time.perf_counter()
+    start = time.process_time()
     result = fit(state, backbone)
-    assert time.perf_counter() - start < 1
+    assert time.process_time() - start < 1
     assert result.dropped == ['fc.weight', 'fc.bias']
     load(backbone, state, tmp_path)
     check_maps(backbone, lambda x: maps_of_timm(plain, x))
@@ -246,6 +246,6 @@ def test_fewer_stages_and_all_or_nothing(name, tmp_path):
 def test_recognition_is_quick():
     state = Fixture('ctx_resnet50_ctx_stage34').released
     recognise(state)  # builds and keeps the beginnings of all networks
-    start = time.perf_counter()
+    start = time.process_time()
     assert recognise(state) == 'ctx_resnet50_ctx_stage34'
-    assert time.perf_counter() - start < 2
+    assert time.process_time() - start < 2
