@@ -18,7 +18,7 @@ from mmctx.weights.addresses import (
     trust,
 )
 from mmctx.weights.fit import Fit, fit, flaw_of, load_backbone
-from mmctx.weights.pickles import HISTORY_BUFFER, Record
+from mmctx.weights.pickles import HISTORY_BUFFER, Record, rebuilt
 from mmctx.weights.reading import CheckpointError, load_file, unwrap
 from mmctx.weights.released import RELEASED
 from mmctx.zoo import get_backbone, get_spec, list_models
@@ -149,22 +149,30 @@ def use_safe_reader() -> None:
 
 def _load_safely(filename: str, map_location: Any = None) -> Any:
     content = load_file(locate(filename), map_location)
-    for key, tensor in unwrap(content).items():
+    state = unwrap(content)
+    for key, tensor in state.items():
         flaw = flaw_of(tensor, key.endswith(('weight', 'bias')) or None)
         if flaw:
             raise CheckpointError(f'{filename} holds {key} as {flaw}.')
     if filename.startswith('mmcls://'):
         # What MMEngine gives of them: the backbone.
-        state = unwrap(content).items()
-        start = len('backbone.')
-        return {k[start:]: v for k, v in state if k.startswith('backbone.')}
-    return _for_mmengine(content)
+        return {
+            key[len('backbone.') :]: value
+            for key, value in state.items()
+            if key.startswith('backbone.')
+        }
+    if all(
+        isinstance(value, (Tensor, np.ndarray)) for value in content.values()
+    ):
+        return state
+    return {**_for_mmengine(content), 'state_dict': state}
 
 
 def _for_mmengine(content: Any) -> Any:
     """Data with the logs of MMEngine rebuilt from their numbers."""
     if isinstance(content, dict):
-        return {key: _for_mmengine(value) for key, value in content.items()}
+        items = {key: _for_mmengine(value) for key, value in content.items()}
+        return rebuilt(content, items)
     if not isinstance(content, Record) or content.kind != HISTORY_BUFFER:
         return content
     state = content.state if isinstance(content.state, dict) else {}

@@ -9,7 +9,8 @@ is paid for from a budget, so that a small file cannot fill the memory.
 import pickle
 import re
 import sys
-from collections.abc import Callable
+from collections import OrderedDict
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from math import prod
 from typing import Any, Optional
@@ -265,7 +266,7 @@ _BUILDERS: dict[str, Callable] = {
         data if isinstance(data, (bytes, bytearray)) else b''
     ),
     'builtins.complex': lambda *numbers: complex(*numbers),
-    'collections.OrderedDict': _pairs,
+    'collections.OrderedDict': lambda *args: OrderedDict(_pairs(*args)),
     'collections.defaultdict': _pairs,
     'collections.Counter': _pairs,
     'numpy.dtype': _dtype,
@@ -275,6 +276,16 @@ _BUILDERS: dict[str, Callable] = {
         raw, dtype, shape, order
     ),
 }
+
+
+def rebuilt(original: Mapping, items: dict) -> dict:
+    """Other items in a dict of the same kind, with its versions of layers."""
+    if not isinstance(original, OrderedDict):
+        return items
+    result = OrderedDict(items)
+    if hasattr(original, '_metadata'):
+        result._metadata = original._metadata
+    return result
 
 
 def build_object(name: Any, args: Any) -> Any:
@@ -387,6 +398,8 @@ class DataUnpickler(pickle._Unpickler):
             if len(raw) > MAX_DIMS and id(raw) in self.used_bytes:
                 raise RefusedError('two of its arrays share their bytes')
             self.used_bytes.add(id(raw))
+        elif isinstance(target, OrderedDict) and isinstance(state, dict):
+            target._metadata = state.get('_metadata', {})
         elif not isinstance(target, (dict, TensorClaim)):
             raise RefusedError('it gives attributes to what has none')
 
@@ -403,7 +416,7 @@ class DataUnpickler(pickle._Unpickler):
             # A dict of another class.
             target.state = target.state or {}
             target = target.state
-        if type(target) is not dict:
+        if not isinstance(target, dict):
             raise RefusedError('it puts items into what is no dict')
         for key, value in zip(items[::2], items[1::2]):
             check_key(key)

@@ -21,6 +21,7 @@ from .pickles import (
     RefusedError,
     Storage,
     TensorClaim,
+    rebuilt,
     storage_of,
 )
 
@@ -93,7 +94,8 @@ def _to(content: Any, device: torch.device) -> Any:
     if isinstance(content, Tensor):
         return content.to(device)
     if isinstance(content, dict):
-        return {key: _to(value, device) for key, value in content.items()}
+        moved = {key: _to(value, device) for key, value in content.items()}
+        return rebuilt(content, moved)
     if type(content) in (list, tuple):
         return type(content)(_to(value, device) for value in content)
     return content
@@ -248,7 +250,10 @@ def _materialise(claims: Any, memory: Mapping[str, bytearray]) -> Any:
         elif isinstance(value, dict):
             items = {k: visit(v, depth + 1) for k, v in value.items()}
             count += sum(n for _, n in items.values())
-            result = {k: v for k, (v, _) in items.items()}
+            result = rebuilt(value, {k: v for k, (v, _) in items.items()})
+            if hasattr(result, '_metadata'):
+                result._metadata, n = visit(value._metadata, depth + 1)
+                count += n
         elif isinstance(value, (list, tuple)):
             parts = [visit(v, depth + 1) for v in value]
             count += sum(n for _, n in parts)
@@ -309,6 +314,7 @@ def unwrap(checkpoint: Any, ema: bool = False) -> dict[str, Tensor]:
             'The checkpoint holds no state dict; expected a dict of tensors, '
             f'bare or under one of {sorted(order)}.'
         )
+    original = state
     # detectron2 saves arrays.
     state = {
         _INNER_WRAPPERS.sub('', str(key)): torch.from_numpy(value.copy())
@@ -323,4 +329,4 @@ def unwrap(checkpoint: Any, ema: bool = False) -> dict[str, Tensor]:
         )
     if all(k.startswith('module.') for k in state):
         state = {k[len('module.') :]: v for k, v in state.items()}
-    return state
+    return rebuilt(original, state)
