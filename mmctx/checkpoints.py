@@ -161,10 +161,8 @@ def _load_safely(filename: str, map_location: Any = None) -> Any:
             for key, value in state.items()
             if key.startswith('backbone.')
         }
-    if all(
-        isinstance(value, (Tensor, np.ndarray)) for value in content.values()
-    ):
-        return state
+    if not any(isinstance(value, Mapping) for value in content.values()):
+        return state  # bare
     return {**_for_mmengine(content), 'state_dict': state}
 
 

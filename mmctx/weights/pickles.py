@@ -24,7 +24,11 @@ ATOMS = (str, bytes, int, float, bool, type(None))
 
 
 class RefusedError(Exception):
-    """What a file asks for that it does not get."""
+    """What a file asks for that it does not get.
+
+    Its message shows names and numbers of the file only: to print other
+    values can take forever.
+    """
 
 
 @dataclass(frozen=True)
@@ -136,7 +140,12 @@ def _width(dtype: str) -> int:
 def storage_of(pid: tuple) -> Storage:
     """The storage that a persistent id of ``torch.save`` describes."""
     kind, name, key, _, numel, *view = pid
-    if kind != 'storage' or not isinstance(name, Name) or any(view):
+    if (
+        kind != 'storage'
+        or not isinstance(name, Name)
+        or not isinstance(key, (str, int))
+        or any(part is not None for part in view)
+    ):
         raise RefusedError('it refers to what is outside of it')
     short = name.path.split('.')[-1].removesuffix('Storage')
     if short not in _STORAGES or not _is_size(numel):
@@ -186,20 +195,20 @@ def _typed_tensor(build: Name, kind: Name, args: tuple, state: Any) -> Any:
 def _encode(text: str, encoding: str) -> bytes:
     """How protocol 2 of Python 3 writes bytes."""
     if encoding not in ('latin1', 'latin-1'):
-        raise RefusedError(f'it asks for the encoding {encoding!r}')
+        raise RefusedError('it asks for another encoding than latin1')
     return text.encode('latin1')
 
 
 def _attribute(owner: Any, name: str) -> Record:
     """The one use of ``getattr`` in MMEngine's files: its log's methods."""
-    if owner != Name(HISTORY_BUFFER):
+    if owner != Name(HISTORY_BUFFER) or not isinstance(name, str):
         raise RefusedError('it asks for getattr')
     return Record(f'{HISTORY_BUFFER}.{name}')
 
 
 def _dtype(spec: str, *rest: Any) -> Record:
     if not isinstance(spec, str) or not _DTYPE.fullmatch(spec):
-        raise RefusedError(f'it holds an array of {spec!r}, not of numbers')
+        raise RefusedError('it holds an array of objects, not of numbers')
     return Record('numpy.dtype', (spec,))
 
 

@@ -71,16 +71,16 @@ def load_file(path: Union[str, Path], map_location: Any = 'cpu') -> Any:
             content = _read(file, path)
     except RefusedError as error:
         raise CheckpointError(
-            f'{path} was refused: {error}. Ask its author for a file with '
-            'the state dict only.'
+            f'{path} was refused: {str(error)[:300]}. Ask its author for a '
+            'file with the state dict only.'
         ) from error
     except CheckpointError:
         raise
     except Exception as error:  # a damaged file can raise anything
         raise CheckpointError(
             f'{path} cannot be read as a checkpoint: it is truncated, or was '
-            f'not written by torch.save. ({type(error).__name__}: {error}) '
-            'Download it anew.'
+            'not written by torch.save. '
+            f'({type(error).__name__}: {str(error)[:300]}) Download it anew.'
         ) from error
     if isinstance(map_location, (str, torch.device)):
         return _to(content, torch.device(map_location))
@@ -211,7 +211,9 @@ def _read_stream(file: BinaryIO, size: int) -> Any:
         raise EOFError('its tensors claim more memory than its own size')
     memory = {}
     for key in DataUnpickler(file, budget).load():
-        storage = storages[str(key)]
+        storage = storages.get(key) if isinstance(key, str) else None
+        if storage is None:
+            raise RefusedError('it holds memory without a tensor')
         if struct.unpack('<q', file.read(8))[0] != storage.numel:
             raise RefusedError('it describes a storage in two ways')
         memory[storage.key] = _fill(file, storage.nbytes)

@@ -116,13 +116,30 @@ def raw_pickles(trace: Path) -> dict[str, bytes]:
         b'](' + b'h' + bytes([i]) + b'h' + bytes([i]) + b'eq' + bytes([i + 1])
         for i in range(60)
     )
-    hashed = b')q\x00' + b''.join(
-        b'h' + bytes([i]) + b'h' + bytes([i]) + b'\x86q' + bytes([i + 1])
+    hashed = b')q\x000' + b''.join(
+        b'h'
+        + bytes([i])
+        + b'h'
+        + bytes([i])
+        + b'\x86q'
+        + bytes([i + 1])
+        + b'0'
         for i in range(60)
     )
     copies = b'](' + b'K\x01' * 30_000 + b'eq\x00'
     copies += b'cbuiltins\ntuple\nq\x01' + b'h\x01h\x00\x85R0' * 30_000
+    bomb = PROTO + grow + b'0h<'
+    assert grow.endswith(b'q<')
     return {
+        'dtype-of-bomb': PROTO + grow + b'0cnumpy\ndtype\nh<\x85R.',
+        'bomb-of-bytes': PROTO + grow
+        + b'0c_codecs\nencode\nX\x01\x00\x00\x00ah<\x86R.',
+        'method-of-bomb': PROTO + grow + b'0cbuiltins\ngetattr\n'
+        b'cmmengine.logging.history_buffer\nHistoryBuffer\nh<\x86R.',
+        'key-of-bomb': PROTO + grow + b"0(X\x07\x00\x00\x00storage"
+        b'ctorch\nFloatStorage\nh<X\x03\x00\x00\x00cpuK\x01tQ.',
+        'called-bomb': bomb + b'h<R.',
+        'long-float': b'F' + b'1x' * 10**6 + b'\n.',
         'inst': b"(S'" + path + b"'\nios\nmkdir\n.",
         'obj': PROTO + b'(cos\nmkdir\n' + text + b'o.',
         'newobj': PROTO + b'cos\nmkdir\n' + text + b'\x85\x81.',
@@ -134,8 +151,8 @@ def raw_pickles(trace: Path) -> dict[str, bytes]:
         'extension': PROTO + b'\x82\x01.',
         'persistent': b'Pos.mkdir\n.',
         'list-bomb': PROTO + grow + b'.',
-        'hash-bomb': PROTO + b'}' + hashed + b'K\x01s.',
-        'set-hash-bomb': b'\x80\x04\x8f(' + hashed + b'\x90.',
+        'hash-bomb': PROTO + hashed + b'}h<K\x01s.',
+        'set-hash-bomb': b'\x80\x04' + hashed + b'\x8f(h<\x90.',
         'key-collisions': PROTO + b'}('
         + b''.join(
             b'\x8a\x0a' + (i * (2**61 - 1)).to_bytes(10, 'little') + b'K\x01'
