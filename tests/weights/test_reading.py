@@ -28,6 +28,7 @@ from mmctx.engine import cli
 from mmctx.weights.fit import fit
 from tests.backbones import TINY, build_tiny
 from tests.scripts import ROOT, load_script
+from tests.weights import hostile
 
 DATA = ROOT / 'tests/data/checkpoints'
 CLASSES = 5
@@ -374,8 +375,7 @@ def test_hostile_files_fill_no_model(outcomes):
 
 
 def test_message_of_a_refusal(tmp_path):
-    from tests.weights import hostile
-
+    files = hostile.files(tmp_path / 'executed')
     for name, what in {
         'system.zip.pth': 'refused: it asks for (posix|nt).system, which',
         'claims-strides.zip.pth': 'claims more elements than the 4',
@@ -385,7 +385,7 @@ def test_message_of_a_refusal(tmp_path):
         'getattr.legacy.pth': 'refused: it asks for getattr',
     }.items():
         path = tmp_path / name
-        path.write_bytes(hostile.files(tmp_path / 'x')[name])
+        path.write_bytes(files[name])
         with pytest.raises(CheckpointError, match=what):
             load_file(path)
         with pytest.raises(CheckpointError, match=what):
