@@ -39,7 +39,10 @@ def sources(root: Path, package: str) -> dict[str, tuple[ast.Module, str]]:
 def imported(tree: ast.Module, own: str, modules) -> Iterator[str]:
     """Modules of the package that a module imports, at once or later."""
     for node in ast.walk(tree):
-        if isinstance(node, ast.Import):
+        if isinstance(node, ast.Call) and 'lazily' in ast.dump(node.func):
+            # register_lazily(MODELS, f'{__name__}.part', 'Name')
+            yield own + node.args[1].values[-1].value
+        elif isinstance(node, ast.Import):
             yield from (a.name for a in node.names if a.name in modules)
         elif isinstance(node, ast.ImportFrom):
             source = node.module or ''
@@ -112,6 +115,10 @@ def test_the_walk_sees_every_form(tmp_path):
         'zoo': 'def late():\n    from mmctx.engine.cli import run',
         'engine/__init__': '',
         'engine/cli': 'from ..ops import linear',
+        'models/__init__': (
+            "register_lazily(MODELS, f'{__name__}.head', 'Head')"
+        ),
+        'models/head': 'import mmctx.models',
         'ops/__init__': '',
         'ops/linear': (
             'from typing import TYPE_CHECKING\n'
@@ -123,7 +130,8 @@ def test_the_walk_sees_every_form(tmp_path):
         path.write_text(text)
     graph = edges(sources(tmp_path, 'mmctx'))
     assert circles(graph) == [
-        ('mmctx.engine.cli', 'mmctx.ops.linear', 'mmctx.zoo')
+        ('mmctx.engine.cli', 'mmctx.ops.linear', 'mmctx.zoo'),
+        ('mmctx.models', 'mmctx.models.head'),
     ]
     assert upward(graph) == [
         'mmctx.ops.linear imports mmctx.zoo',
