@@ -1,7 +1,13 @@
 """Operators, each usable alone."""
 
+from .add_mlp import add_mlp
 from .contextual_deform_conv import contextual_deform_conv
-from .linear import linear
+from .dispatch import reference
 from .local_aggregation import local_aggregation
 
-__all__ = ['contextual_deform_conv', 'linear', 'local_aggregation']
+__all__ = [
+    'add_mlp',
+    'contextual_deform_conv',
+    'local_aggregation',
+    'reference',
+]

@@ -1,8 +1,10 @@
-"""What every backbone of mmctx keeps: outputs, freezing, loading, checks."""
+"""Base class of all backbones."""
 
 from collections.abc import Sequence
-from typing import Optional, Union
+from itertools import islice
+from typing import Any, Optional, Union
 
+import torch
 import torch.nn as nn
 from mmengine.model import BaseModule
 from mmengine.utils.dl_utils.parrots_wrapper import _BatchNorm
@@ -16,11 +18,82 @@ STRIDES = (4, 8, 16, 32)
 MIN_SIZE = 32
 
 
+def broadcast_to_stages(value: Any) -> tuple:
+    """Per-stage values, broadcast if single."""
+    several = isinstance(value, (tuple, list)) and len(value) == NUM_STAGES
+    return tuple(value) if several else (value,) * NUM_STAGES
+
+
+def drop_path_rates(
+    rate: float, depths: Sequence[int]
+) -> list[tuple[float, ...]]:
+    """Stochastic depth of the blocks of each stage.
+
+    It grows linearly from 0 at the first block of the network to ``rate`` at
+    the last, whether or not all stages are built.
+    """
+    last = max(sum(depths) - 1, 1)
+    rates = (rate * i / last for i in range(sum(depths)))
+    return [tuple(islice(rates, depth)) for depth in depths]
+
+
+def require_norm(
+    norm_cfg: Optional[dict], default: dict, user: str, reason: str
+) -> dict:
+    """A norm config of the same kind as the default.
+
+    Layer norms are over the last dimension, all others over feature maps
+    (N, C, H, W), and a network is written for one of the two.
+
+    Raises:
+        ValueError: ``norm_cfg`` is of the other kind.
+    """
+    norm_cfg = norm_cfg or default
+    is_layer_norm = default['type'] == 'LN'
+    if (norm_cfg.get('type') == 'LN') != is_layer_norm:
+        accepted = (
+            "dict(type='LN', ...)"
+            if is_layer_norm
+            else "a norm of feature maps such as dict(type='BN'), 'SyncBN' "
+            "or 'GN'"
+        )
+        raise ValueError(
+            f'{user} {reason}: norm_cfg must be {accepted}, got {norm_cfg!r}.'
+        )
+    return norm_cfg
+
+
+class Stage(nn.Sequential):
+    """The blocks of one resolution.
+
+    Args:
+        *blocks (nn.Module): Blocks that take a feature map and whatever else
+            the stage is called with.
+        with_cp (bool): Recompute each block's activations in the backward
+            pass. Defaults to False.
+    """
+
+    def __init__(self, *blocks: nn.Module, with_cp: bool = False) -> None:
+        super().__init__(*blocks)
+        self.with_cp = with_cp
+
+    def forward(self, x: Any, *others: Any) -> Any:
+        """(N, C_in, H, W) to (N, C, H', W')."""
+        for block in self:
+            x = self._run(block, x, *others)
+        return x
+
+    def _run(self, block: nn.Module, *args: Any) -> Any:
+        if self.with_cp and torch.is_grad_enabled():
+            return checkpoint(block, *args, use_reentrant=False)
+        return block(*args)
+
+
 class ContextBackbone(BaseModule):
     """A stem and up to four stages of blocks, one feature map per stage.
 
-    A subclass builds ``self.stem`` and appends ``self.num_stages`` stages,
-    each an ``nn.Sequential`` of blocks, to ``self.stages``; then it calls
+    A subclass builds ``self.stem`` and appends ``self.num_stages`` modules,
+    such as a :class:`Stage`, to ``self.stages``; then it calls
     :meth:`_finish_init`. Only the stages that the outputs need are built,
     so that no parameter is left without a gradient.
 
@@ -42,9 +115,12 @@ class ContextBackbone(BaseModule):
             a classifier, detector or segmentor with this backbone.
 
     Attributes:
-        out_channels (tuple[int]): Channels of each returned map.
-        out_strides (tuple[int]): Stride in pixels of each returned map.
+        out_channels (tuple[int]): Channels of each returned feature map.
+        out_strides (tuple[int]): Stride in pixels of each feature map.
     """
+
+    #: Variants by name, for :meth:`_resolve_arch`.
+    arch_settings: dict[Any, Any] = {}
 
     def __init__(
         self,
@@ -77,23 +153,70 @@ class ContextBackbone(BaseModule):
         self.stem: nn.Module = nn.Identity()
         self.stages = nn.ModuleList()
 
+    @classmethod
+    def _resolve_arch(
+        cls,
+        arch: Union[str, dict],
+        per_stage: Sequence[str],
+        depths: str = 'depths',
+        others: Sequence[str] = (),
+        **defaults: Any,
+    ) -> dict:
+        """A variant by name, or a checked dict of the same form.
+
+        Args:
+            arch (str or dict): A key of ``arch_settings``, or a dict.
+            per_stage (Sequence[str]): Keys that hold one value per stage.
+            depths (str): That of them with the number of blocks. Defaults to
+                'depths'.
+            others (Sequence[str]): Further keys that must be there.
+            **defaults: Keys that may be there, and their values elsewhere.
+
+        Raises:
+            ValueError: ``arch`` is neither.
+        """
+        name = cls.__name__
+        config = cls.arch_settings.get(arch) if isinstance(arch, str) else arch
+        required = {*per_stage, *others}.difference(defaults)
+        if (
+            not isinstance(config, dict)
+            or not required <= set(config) <= required.union(defaults)
+            or any(
+                len(config[key]) != NUM_STAGES
+                for key in per_stage
+                if key in config
+            )
+        ):
+            options = f' and, optionally, {sorted(defaults)}' * bool(defaults)
+            raise ValueError(
+                f'{name} arch must be one of {list(cls.arch_settings)}, or a '
+                f'dict with {sorted(required)}{options}, four values (one per '
+                f'stage) in each of {list(per_stage)}, got {arch!r}.'
+            )
+        if any(depth < 1 for depth in config[depths]):
+            raise ValueError(
+                f'{name} {depths} must be positive, got {config[depths]}.'
+            )
+        return {**defaults, **config}
+
     @staticmethod
     def _resolve_out_indices(
         out_indices: Union[int, Sequence[int]],
     ) -> tuple[int, ...]:
-        given = (out_indices,) if isinstance(out_indices, int) else out_indices
+        if isinstance(out_indices, int):
+            out_indices = (out_indices,)
         valid = range(-NUM_STAGES, NUM_STAGES)
         if (
-            not isinstance(given, Sequence)
-            or not given
-            or any(i not in valid for i in given)
+            not isinstance(out_indices, Sequence)
+            or not out_indices
+            or any(i not in valid for i in out_indices)
         ):
             raise ValueError(
                 'out_indices must be one or more stages from 0 to '
                 f'{NUM_STAGES - 1} (or negative, from the last), got '
                 f'{out_indices!r}.'
             )
-        resolved = tuple(int(i) % NUM_STAGES for i in given)
+        resolved = tuple(int(i) % NUM_STAGES for i in out_indices)
         if list(resolved) != sorted(set(resolved)):
             raise ValueError(
                 'out_indices must be in ascending order without repeats, '
@@ -129,25 +252,21 @@ class ContextBackbone(BaseModule):
             raise ValueError(
                 f'{type(self).__name__} cannot train on a batch of '
                 f'{tuple(x.shape)}: a batch norm would see a single value '
-                'per channel. Use two or more images per GPU, SyncBN over '
-                'several GPUs, norm_eval=True, or a norm_cfg without batch '
-                'statistics (such as GN).'
+                'per channel. Use larger images, two or more images per GPU '
+                '(if the last batch of an epoch is the cause: '
+                'train_dataloader.drop_last=True), SyncBN over several GPUs, '
+                'norm_eval=True, or a norm_cfg without batch statistics '
+                '(such as GN).'
             ) from error
 
     def _forward_maps(self, x: Tensor) -> tuple[Tensor, ...]:
         x = self.stem(x)
         maps = []
         for i, stage in enumerate(self.stages):
-            for block in stage:
-                x = self._run_block(block, x)
+            x = stage(x)
             if i in self.out_indices:
                 maps.append(x.contiguous())
         return tuple(maps)
-
-    def _run_block(self, block: nn.Module, x: Tensor, *more) -> Tensor:
-        if self.with_cp and x.requires_grad:
-            return checkpoint(block, x, *more, use_reentrant=False)
-        return block(x, *more)
 
     def _check_input(self, x: Tensor) -> None:
         name = type(self).__name__

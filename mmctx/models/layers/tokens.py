@@ -4,35 +4,12 @@ import torch
 import torch.nn as nn
 from torch import Tensor
 
-from mmctx.ops import linear
 from mmctx.ops.cpu_evaluation import is_cpu_evaluation
+
+from .mlp import TokenMLP  # noqa: F401
 
 #: Tokens per thread that an MLP takes at a time in evaluation on a CPU.
 SLICE = 4096
-
-
-class TokenMLP(nn.Module):
-    """Two linear layers with a GELU between, on channels-last tensors.
-
-    Args:
-        channels (int): Channels C of input and output.
-        hidden_channels (int): Channels between the layers.
-        drop_rate (float): Dropout behind each layer. Defaults to 0.
-    """
-
-    def __init__(
-        self, channels: int, hidden_channels: int, drop_rate: float = 0.0
-    ) -> None:
-        super().__init__()
-        self.fc1 = nn.Linear(channels, hidden_channels)
-        self.fc2 = nn.Linear(hidden_channels, channels)
-        self.drop = nn.Dropout(drop_rate)
-
-    def forward(self, x: Tensor) -> Tensor:
-        """(..., C) to (..., C)."""
-        x = linear(x, self.fc1.weight, self.fc1.bias, gelu=True)
-        x = linear(self.drop(x), self.fc2.weight, self.fc2.bias)
-        return self.drop(x)
 
 
 def residual(x: Tensor, branch: Tensor) -> Tensor:

@@ -7,7 +7,6 @@ from typing import Optional, Union
 
 import torch
 import torch.nn as nn
-from mmcv.cnn.bricks import DropPath
 from mmengine.logging import MessageHub
 from mmengine.registry import MODELS
 from mmpretrain.models.selfsup import BaseSelfSupervisor
@@ -30,7 +29,7 @@ class Teacher(CosineEMA):
     def __init__(self, student: nn.Module, momentum: float) -> None:
         super().__init__(student, momentum=momentum)
         for module in self.module.modules():
-            if isinstance(module, DropPath):
+            if hasattr(module, 'drop_prob'):
                 module.drop_prob = 0.0
 
     def current_momentum(self) -> float:

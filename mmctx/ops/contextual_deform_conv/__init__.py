@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from ..local_aggregation.reference import accumulation_dtype
-from ..tracing import is_exporting
+from ..dispatch import is_exporting
 from ..triton_support import check_triton, empty_rows, runs_triton
 from . import bags
 from .reference import contextual_deform_conv_reference, contract_reference

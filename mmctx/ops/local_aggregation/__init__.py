@@ -6,7 +6,7 @@ from typing import Optional
 import torch
 from torch import Tensor
 
-from ..tracing import is_exporting
+from ..dispatch import is_exporting
 from ..triton_support import check_triton, runs_triton
 from .reference import local_aggregation_reference
 

@@ -223,16 +223,6 @@ def test_wrong_in_channels(name):
         build_tiny(name, in_channels=0)
 
 
-def test_batch_of_one_in_training(name):
-    """It works, or one sentence says what to do."""
-    model = build_tiny(name).train()
-    try:
-        model(image(1, 3, 64, 64))
-    except ValueError as error:
-        assert 'two or more images' in str(error)
-        assert 'norm_eval=True' in str(error)
-
-
 @pytest.mark.parametrize('dtype', [torch.bfloat16, torch.float16])
 def test_autocast(name, dtype):
     model = build_tiny(name)
