@@ -6,8 +6,8 @@ from typing import Optional, Union
 import torch
 from torch import Tensor
 
-from ..local_aggregation.reference import accumulation_dtype
 from ..dispatch import is_exporting
+from ..local_aggregation.reference import accumulation_dtype
 from ..triton_support import check_triton, empty_rows, runs_triton
 from . import bags
 from .reference import contextual_deform_conv_reference, contract_reference
