@@ -40,14 +40,10 @@ def no_repeated_work():
 
     Its data sets collect garbage, too: what is loaded by now is frozen.
     """
-    config = mmengine.config.config
+    utils = mmengine.config.utils
     gc.collect()
     gc.freeze()
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(
-            config,
-            '_get_external_cfg_path',
-            functools.cache(config._get_external_cfg_path),
-        )
+        patch.setattr(utils, 'load', functools.cache(utils.load))
         yield
     gc.unfreeze()

@@ -1,8 +1,33 @@
 """What a recipe amounts to: optimizer, decay and rates of a config."""
 
+import copy
+import functools
+
 import torch
+from mmengine.config import Config
 from mmengine.optim import build_optim_wrapper
-from mmengine.registry import MODELS, PARAM_SCHEDULERS
+from mmengine.registry import MODELS, PARAM_SCHEDULERS, init_default_scope
+
+from tests.scripts import ROOT
+
+#: All experiments, as paths below `configs` without a suffix.
+CONFIGS = sorted(
+    path.relative_to(ROOT / 'configs').with_suffix('').as_posix()
+    for path in (ROOT / 'configs').rglob('*.py')
+    if '_base_' not in path.parts
+)
+
+
+@functools.cache
+def _read(path):
+    return Config.fromfile(path)
+
+
+def load(name, folder=''):
+    """The config of an experiment, to change at will; its scope is set."""
+    cfg = copy.deepcopy(_read(ROOT / 'configs' / folder / f'{name}.py'))
+    init_default_scope(cfg.default_scope)
+    return cfg
 
 
 def build_on_meta(cfg):
@@ -34,27 +59,27 @@ def decays(model, optimizer):
     return options(model, optimizer, 'weight_decay')
 
 
-def rates(cfg, epoch_length):
-    """Learning rate at every iteration of all epochs."""
-    optimizer = torch.optim.SGD(
-        [torch.zeros(1)], lr=cfg.optim_wrapper.optimizer.lr
-    )
-    schedulers = []
-    for schedule in cfg.param_scheduler:
-        schedule = dict(schedule, optimizer=optimizer)
-        if schedule.pop('convert_to_iter_based', False):
-            scheduler = PARAM_SCHEDULERS.get(schedule.pop('type'))
-            scheduler = scheduler.build_iter_from_epoch(
-                **schedule, epoch_length=epoch_length
-            )
-        else:
-            scheduler = PARAM_SCHEDULERS.build(schedule)
-        schedulers.append(scheduler)
+def rates(optimizer, schedulers, epochs, epoch_length):
+    """Learning rate at every iteration of all epochs.
+
+    Args:
+        optimizer (dict): Config of the optimizer.
+        schedulers (list[dict]): Configs of its schedulers.
+        epochs, epoch_length (int): Number of epochs, and of their iterations.
+    """
+    optimizer = torch.optim.SGD([torch.zeros(1)], lr=optimizer['lr'])
+    schedulers = [
+        PARAM_SCHEDULERS.build(
+            config,
+            default_args=dict(optimizer=optimizer, epoch_length=epoch_length),
+        )
+        for config in schedulers
+    ]
     seen = []
-    for step in range(cfg.train_cfg.max_epochs * epoch_length):
+    for step in range(1, epochs * epoch_length + 1):
         seen.append(optimizer.param_groups[0]['lr'])
         optimizer.step()
         for scheduler in schedulers:
-            if not scheduler.by_epoch or (step + 1) % epoch_length == 0:
+            if not scheduler.by_epoch or step % epoch_length == 0:
                 scheduler.step()
     return seen

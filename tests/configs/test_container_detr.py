@@ -1,17 +1,19 @@
 """The recipes of Container's DETR family (Table 5 of the paper)."""
 
+import functools
+
 import pytest
 import torch
-from mmengine.config import Config
 from mmengine.optim import build_optim_wrapper
-from mmengine.registry import MODELS, init_default_scope
+from mmengine.registry import MODELS
 
-from tests.scripts import ROOT
+from tests.configs import recipes
 
 DETR = 'detr_container-light_8xb2-50e_coco'
 DEFORMABLE = 'deformable-detr-single-scale_container-light_16xb2-50e_coco'
 SMCA = 'smca-detr-single-scale_container-light_8xb2-50e_coco'
 NAMES = (DETR, DEFORMABLE, SMCA)
+RESNETS = [name.replace('container-light', 'r50') for name in NAMES]
 FOCAL = dict(
     type='FocalLoss',
     use_sigmoid=True,
@@ -21,10 +23,7 @@ FOCAL = dict(
 )
 
 
-def load(name):
-    cfg = Config.fromfile(ROOT / f'configs/container/{name}.py')
-    init_default_scope(cfg.default_scope)
-    return cfg
+load = functools.partial(recipes.load, folder='container')
 
 
 @pytest.fixture(scope='module', params=NAMES)

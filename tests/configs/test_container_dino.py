@@ -2,16 +2,10 @@
 
 import pytest
 import torch
-from mmengine.config import Config
 from mmengine.optim import build_optim_wrapper
-from mmengine.registry import (
-    DATASETS,
-    MODELS,
-    PARAM_SCHEDULERS,
-    init_default_scope,
-)
+from mmengine.registry import DATASETS, PARAM_SCHEDULERS
 
-from tests.scripts import ROOT
+from tests.configs.recipes import build_on_meta, load
 
 NAME = 'dino_container-light_8xb64-amp-100e_in1k'
 STEPS = 2  # per epoch, instead of 2502
@@ -19,15 +13,12 @@ STEPS = 2  # per epoch, instead of 2502
 
 @pytest.fixture
 def cfg():
-    cfg = Config.fromfile(ROOT / f'configs/container/{NAME}.py')
-    init_default_scope(cfg.default_scope)
-    return cfg
+    return load(NAME, 'container')
 
 
 @pytest.fixture
 def model(cfg):
-    with torch.device('meta'):
-        return MODELS.build(cfg.model)
+    return build_on_meta(cfg)
 
 
 def test_views(cfg, data_roots):

@@ -1,32 +1,32 @@
 """The recipes of Contextual CNN: what the paper and its release fix."""
 
+import functools
+
 import pytest
 import torch
-from mmengine.config import Config
-from mmengine.registry import init_default_scope
 
 from mmctx.models.layers import ContextualConv2d
+from tests.configs import recipes
 from tests.configs.recipes import (
     build_on_meta,
     decays,
     optimizer_of,
     options,
-    rates,
 )
-from tests.scripts import ROOT
 
-FOLDER = ROOT / 'configs/contextual_cnn'
-CONVNEXT = sorted(p.stem for p in FOLDER.glob('ctx-convnext-*.py'))
-RESNET = sorted(p.stem for p in FOLDER.glob('ctx-resnet50*.py'))
+NAMES = [
+    name.split('/')[1]
+    for name in recipes.CONFIGS
+    if name.startswith('contextual_cnn/')
+]
+CONVNEXT = [name for name in NAMES if name.startswith('ctx-convnext')]
+RESNET = [name for name in NAMES if name.startswith('ctx-resnet50')]
 RESNET50 = 'ctx-resnet50_8xb32-200e_in1k'
 MASK_RCNN = 'mask-rcnn_ctx-convnext-tiny_fpn_amp-ms-crop-3x_coco'
 WITHOUT_DECAY = ('contextualizing.embedding', 'contextualizing.log_scale')
 
 
-def load(name, folder=FOLDER):
-    cfg = Config.fromfile(folder / f'{name}.py')
-    init_default_scope(cfg.default_scope)
-    return cfg
+load = functools.partial(recipes.load, folder='contextual_cnn')
 
 
 def contextual_blocks(backbone):
@@ -58,7 +58,9 @@ def test_convnexts_train_alike(name):
     assert cfg.auto_scale_lr == dict(enable=False, base_batch_size=4096)
     assert cfg.optim_wrapper.type == 'AmpOptimWrapper'
     assert cfg.optim_wrapper.get('clip_grad') is None
-    assert not cfg.get('custom_hooks'), 'no averages of weights'
+    (hook,) = cfg.custom_hooks
+    assert (hook.type, hook.momentum) == ('EMAHook', 1e-4)
+    assert hook.update_buffers and hook.evaluate_on_origin
     mixes = [(a.type, a.alpha) for a in cfg.model.train_cfg.augments]
     assert mixes == [('Mixup', 0.8), ('CutMix', 1.0)]
     assert cfg.model.train_cfg.get('probs') is None
@@ -69,13 +71,14 @@ def test_convnexts_train_alike(name):
     assert [s.scale for s in test_steps if s.type == 'ResizeEdge'] == [256]
 
 
-@pytest.mark.parametrize('name', RESNET)
+@pytest.mark.parametrize('name', [*RESNET, 'resnet50_8xb32-200e_in1k'])
 def test_resnets_train_alike(name):
     cfg = load(name)
     assert cfg.train_dataloader.batch_size * 8 == 256
     assert cfg.auto_scale_lr == dict(enable=False, base_batch_size=256)
     assert cfg.optim_wrapper.type == 'AmpOptimWrapper'
     assert not cfg.get('custom_hooks')
+    assert cfg.default_hooks.sync_buffers.type == 'SyncBuffersHook'
     assert 'train_cfg' not in cfg.model, 'no mixup, no CutMix'
     assert [s.type for s in cfg.train_dataloader.dataset.pipeline] == [
         'LoadImageFromFile',
@@ -89,22 +92,6 @@ def test_resnets_train_alike(name):
             s for s in loader.dataset.pipeline if s.type == 'ResizeEdge'
         )
         assert (resize.scale, resize.interpolation) == (235, 'bicubic')
-
-
-@pytest.mark.parametrize(
-    'name, peak, epochs', [(CONVNEXT[0], 1e-3, 300), (RESNET50, 1e-4, 200)]
-)
-def test_rate_over_the_epochs(name, peak, epochs):
-    seen = rates(load(name), epoch_length=4)
-    assert len(seen) == epochs * 4
-    assert seen[0] == pytest.approx(1e-7)
-    assert max(seen) == pytest.approx(peak)
-    assert seen.index(max(seen)) in (20 * 4 - 1, 20 * 4)
-    assert seen[:80] == sorted(seen[:80])
-    later = [seen[i : i + 4] for i in range(80, epochs * 4, 4)]
-    assert all(len(set(epoch)) == 1 for epoch in later), 'steps per epoch'
-    assert later == sorted(later, reverse=True)
-    assert later[-1][0] < 2e-7
 
 
 @pytest.mark.parametrize(
@@ -259,7 +246,7 @@ def test_mask_rcnn_learns_as_convnexts_does():
 def test_digits_have_candidates_of_their_own():
     """A detector's backbone is the classifier's, but for what it scores."""
     classifier, detector = (
-        load(f'{name}_digit-scenes', ROOT / 'configs/digit_scenes').model
+        recipes.load(f'digit_scenes/{name}_digit-scenes').model
         for name in (
             'ctx-resnet14',
             'faster-rcnn_ctx-resnet14_fpn',

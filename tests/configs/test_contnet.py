@@ -1,28 +1,22 @@
 """Training and evaluation of ConTNet that no stock config has."""
 
+import functools
+
 import numpy as np
 import pytest
 import torch
-from mmengine.config import Config
 from mmengine.dataset import Compose
 from mmengine.hub import get_config
 from mmengine.optim import build_optim_wrapper
-from mmengine.registry import DATASETS, MODELS, init_default_scope
+from mmengine.registry import DATASETS, MODELS
 
-from tests.scripts import ROOT
+from tests.configs import recipes
+from tests.configs.recipes import build_on_meta
 
 PSPNET = 'pspnet_cont-m_8xb2-adamw-200e_cityscapes-672x672'
 
 
-def load(name):
-    cfg = Config.fromfile(ROOT / f'configs/contnet/{name}.py')
-    init_default_scope(cfg.default_scope)
-    return cfg
-
-
-def build_on_meta(cfg):
-    with torch.device('meta'):
-        return MODELS.build(cfg.model)
+load = functools.partial(recipes.load, folder='contnet')
 
 
 @pytest.mark.parametrize(

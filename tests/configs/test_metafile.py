@@ -8,6 +8,7 @@ import torch
 import yaml
 from mmengine.config import Config
 
+from tests.configs.recipes import load
 from tests.scripts import ROOT, load_script
 
 get_flops = load_script('tools/analysis_tools/get_flops.py')
@@ -113,7 +114,7 @@ def measure(cfg):
 @pytest.mark.parametrize('name', ENTRIES)
 def test_size(name):
     entry = ENTRIES[name]
-    measured = measure(Config.fromfile(ROOT / entry['Config']))
+    measured = measure(load(name, (ROOT / entry['Config']).parent))
     for key, value in measured.items():
         assert value == pytest.approx(entry['Metadata'][key], rel=1e-3)
 
