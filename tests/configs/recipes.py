@@ -35,9 +35,9 @@ def build_on_meta(cfg):
         return MODELS.build(cfg.model)
 
 
-def optimizer_of(cfg):
+def optimizer_of(cfg, build=build_on_meta):
     """Model and optimizer of a config; AMP, which asks for a GPU, is off."""
-    model = build_on_meta(cfg)
+    model = build(cfg)
     cfg.optim_wrapper.type = 'OptimWrapper'
     return model, build_optim_wrapper(model, cfg.optim_wrapper).optimizer
 

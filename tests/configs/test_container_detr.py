@@ -161,6 +161,28 @@ def test_backbone_is_trained_whole_from_the_released_weights(name):
     assert 'norm_eval' not in backbone
 
 
+@pytest.mark.parametrize('name', RESNETS)
+def test_resnets_train_as_container_does(name):
+    """From torchvision's weights, with the norms and first stage frozen."""
+    cfg, counterpart = load(name), load(name.replace('r50', 'container-light'))
+    backbone = cfg.model.pop('backbone')
+    counterpart.model.pop('backbone')
+    assert (backbone.type, backbone.depth) == ('ResNet', 50)
+    assert tuple(backbone.out_indices) == (3,)
+    assert (backbone.frozen_stages, backbone.norm_eval) == (1, True)
+    assert not backbone.norm_cfg.requires_grad
+    assert cfg.model.neck.pop('in_channels') == [2048]
+    counterpart.model.neck.pop('in_channels')
+    for key in (
+        'model',
+        'optim_wrapper',
+        'param_scheduler',
+        'train_cfg',
+        'train_dataloader',
+    ):
+        assert cfg[key] == counterpart[key]
+
+
 @pytest.mark.parametrize('name', NAMES)
 def test_images(name):
     """Flip, then one of 11 sizes; for half of the images after a crop."""

@@ -140,6 +140,20 @@ def test_rate_and_weight_decay_over_the_training(cfg, model):
     assert decays[-1] == pytest.approx(0.4, rel=1e-4)
 
 
+def test_deit_small_trains_alike(cfg):
+    """Its class token is what is compared; there are no norms of batches."""
+    deit = load('dino_deit-small_8xb64-amp-100e_in1k', 'container')
+    model = build_on_meta(deit)
+    assert model.neck is None
+    views = torch.zeros(2, 3, 96, 96, device='meta')
+    assert model.extract_feat(views).shape == (2, 384)
+    assert deit.model.head == dict(cfg.model.head, in_channels=384)
+    for key in ('optim_wrapper', 'param_scheduler', 'train_dataloader'):
+        assert deit[key] == cfg[key]
+    for key in ('loss', 'classifier', 'base_momentum'):
+        assert deit.model[key] == cfg.model[key]
+
+
 def split_groups(model, optimizer):
     """Groups of the student with weight decay, and those without."""
     student = {

@@ -4,6 +4,9 @@ import functools
 
 import pytest
 import torch
+from mmengine.config import Config
+from mmengine.optim import build_optim_wrapper
+from torch import nn
 
 from mmctx.models.layers import ContextualConv2d
 from tests.configs import recipes
@@ -241,6 +244,80 @@ def test_mask_rcnn_learns_as_convnexts_does():
     }  # fmt: skip
     assert frozen == {'classify', 'log_scale'}
     assert 'backbone.contextualizing.embedding' in rate
+
+
+def test_tsm():
+    """TSM's groups of parameters, schedule and clips; mmaction2's model."""
+    cfg = load('tsm_ctx-resnet50_8xb16-dense-1x1x16-100e_kinetics400-rgb')
+    assert cfg.default_scope == 'mmaction'
+    assert cfg.train_dataloader.batch_size * 8 == 128
+    (schedule,) = cfg.param_scheduler
+    assert (schedule.milestones, cfg.train_cfg.max_epochs) == ([40, 80], 100)
+    samplers = [
+        [step for step in loader.dataset.pipeline if 'Sample' in step.type]
+        for loader in (cfg.train_dataloader, cfg.test_dataloader)
+    ]
+    assert [s.type for (s,) in samplers] == ['DenseSampleFrames'] * 2
+    assert [s.num_clips for (s,) in samplers] == [16, 16]
+    assert samplers[1][0].num_sample_positions == 10
+    assert cfg.model.cls_head.num_segments == 16
+
+
+@pytest.fixture
+def video_classifier():
+    """The backbone of the TSM config, and a head as mmaction2 names it."""
+    cfg = load('tsm_ctx-resnet50_8xb16-dense-1x1x16-100e_kinetics400-rgb')
+    backbone = build_on_meta(Config(dict(model=cfg.model.backbone)))
+    head = nn.Module()
+    head.fc_cls = nn.Linear(2048, 400, device='meta')
+    return cfg, nn.ModuleDict(dict(backbone=backbone, cls_head=head))
+
+
+def test_backbone_of_tsm_takes_clips(video_classifier):
+    _, model = video_classifier
+    (features,) = model['backbone'](
+        torch.zeros(2 * 16, 3, 64, 64, device='meta')
+    )
+    assert features.shape == (32, 2048, 2, 2)
+    shifts = [m for m in model.modules() if hasattr(m, 'num_segments')]
+    assert len(shifts) == 3 + 4 + 6 + 3
+
+
+def test_what_tsm_learns_faster(video_classifier):
+    cfg, model = video_classifier
+    optimizer = build_optim_wrapper(model, cfg.optim_wrapper).optimizer
+    rate = options(model, optimizer, 'lr')
+    decay = options(model, optimizer, 'weight_decay')
+    assert rate['cls_head.fc_cls.weight'] == pytest.approx(5 * 0.02)
+    assert decay['cls_head.fc_cls.weight'] == 1e-4
+    assert rate['cls_head.fc_cls.bias'] == pytest.approx(10 * 0.02)
+    assert decay['cls_head.fc_cls.bias'] == 0
+    for name in rate:
+        if name.startswith('backbone.') and name.endswith('conv.weight'):
+            assert (rate[name], decay[name]) == (0.02, 1e-4), name
+
+
+@pytest.mark.parametrize('depth', [50, 101])
+def test_baselines_of_tsm(depth):
+    """mmaction2's ResNets in the same recipe."""
+    name = 'tsm_ctx-resnet50_8xb16-dense-1x1x16-100e_kinetics400-rgb'
+    cfg = load(name.replace('ctx-resnet50', f'r{depth}'))
+    backbone = cfg.model.pop('backbone')
+    assert (backbone.type, backbone.depth) == ('ResNetTSM', depth)
+    assert backbone.pretrained == f'torchvision://resnet{depth}'
+    counterpart = load(name)
+    counterpart.model.pop('backbone')
+    for key in ('model', 'optim_wrapper', 'param_scheduler', 'train_pipeline'):
+        assert cfg[key] == counterpart[key]
+
+
+def test_baseline_of_the_ablations():
+    """Rows a1 and c1: ResNet-50 in the recipe of the others."""
+    cfg, counterpart = load('resnet50_8xb32-200e_in1k'), load(RESNET50)
+    assert cfg.model.backbone.type == 'ResNet'
+    assert cfg.model.head.loss.label_smooth_val == 0.1
+    for key in ('optim_wrapper', 'param_scheduler', 'train_dataloader'):
+        assert cfg[key] == counterpart[key]
 
 
 def test_digits_have_candidates_of_their_own():
