@@ -157,6 +157,16 @@ def shrink(cfg, data_roots, work_dir):
     return cfg
 
 
+@pytest.mark.parametrize('name', ALL_CONFIGS)
+def test_nothing_is_left_of_the_stock_config(name):
+    """Of another length or another backbone's weights, without effect."""
+    cfg = load(name)
+    if 'max_epochs' in cfg:
+        assert cfg.max_epochs == cfg.train_cfg.max_epochs
+    for key in ('pretrained', 'checkpoint_file'):
+        assert cfg.get(key) is None
+
+
 @pytest.fixture
 def quiet(monkeypatch):
     """No slow reports of machine and config in the log."""
