@@ -18,6 +18,7 @@ from mmctx.models.layers.patch_embedding import PatchEmbedding
 from mmctx.models.layers.tokens import residual, runs_in_slices
 from mmctx.ops import linear
 from mmctx.registry import register
+from mmctx.weights.keys import container as keys
 
 #: Pixels per thread that an MLP takes at a time in evaluation on a CPU.
 SLICE = 1024
@@ -199,6 +200,7 @@ class Container(ContextBackbone):
         [(2, 64, 56, 56), (2, 128, 28, 28), (2, 320, 14, 14), (2, 512, 7, 7)]
     """
 
+    key_map = staticmethod(keys.key_map)
     arch_settings = {
         'light': _arch(
             (8, 8, 4, 4), num_heads=HEADS, dynamic=_LAST_DYNAMIC
