@@ -6,6 +6,24 @@ import torch.nn as nn
 from torch import Tensor
 
 
+def refuse_folding(
+    norm: Optional[nn.Module], conv: nn.Module
+) -> Optional[str]:
+    """Why a norm cannot be part of the convolution behind it."""
+    if type(conv) is not nn.Conv2d or conv.bias is None:
+        return f'the {type(conv).__name__} is no convolution with a bias'
+    form = conv.kernel_size, conv.stride, conv.padding, conv.groups
+    if form != ((1, 1), (1, 1), (0, 0), 1):
+        return 'the convolution is not 1 x 1'
+    if norm is None:
+        return None
+    if type(norm) is not nn.BatchNorm2d:
+        return f'the norm is a {type(norm).__name__}'
+    if norm.training or norm.running_mean is None:
+        return 'the norm uses the statistics of the batch'
+    return None
+
+
 def fold_batch_norm(
     norm: Optional[nn.BatchNorm2d], conv: nn.Conv2d
 ) -> tuple[Tensor, Tensor]:

@@ -6,7 +6,7 @@ import torch
 import torch.nn as nn
 from torch import Tensor
 
-from ..folding import fold_batch_norm
+from ..folding import fold_batch_norm, refuse_folding
 from ..linear import linear
 
 #: Hidden elements per thread and slice: what stays in a core's cache.
@@ -22,28 +22,24 @@ def refuse(
     scale: Optional[Tensor],
 ) -> Optional[str]:
     """Why these layers are not computed slice by slice."""
-    if mlp.training:
+    if any(module.training for module in mlp.modules()):
         return 'dropout and batch statistics belong to training'
     if type(mlp.act) is not nn.GELU or mlp.act.approximate != 'none':
         return 'the activation is no exact GELU'
-    if scale is not None and scale.shape != x.shape[-1:]:
-        return 'the scale is not one factor per channel'
     kinds = {type(mlp.fc1), type(mlp.fc2)}
     if kinds == {nn.Linear}:
-        return _refuse_norm(norm, nn.LayerNorm)
-    if kinds == {nn.Conv2d} and x.dim() == 4 and mlp.fc1.bias is not None:
-        norm = getattr(mlp, 'norm', None)
-        reason = _refuse_norm(norm, nn.BatchNorm2d)
-        if reason is None and norm is not None and norm.running_mean is None:
-            reason = 'the norm has no running statistics'
-        return reason
-    return 'the layers are neither linear nor 1 x 1 convolutions'
-
-
-def _refuse_norm(norm: Optional[nn.Module], expected: type) -> Optional[str]:
-    if norm is None or type(norm) is expected:
+        if scale is not None and scale.shape != x.shape[-1:]:
+            return 'the scale is not one factor per channel'
+        if type(norm) not in (type(None), nn.LayerNorm):
+            return f'the norm is a {type(norm).__name__}'
         return None
-    return f'the norm is a {type(norm).__name__}'
+    if kinds == {nn.Conv2d} and x.dim() == 4:
+        if norm is not None or scale is not None:
+            return 'convolutions have their norm inside and no scale'
+        return refuse_folding(
+            getattr(mlp, 'norm', None), mlp.fc1
+        ) or refuse_folding(None, mlp.fc2)
+    return 'the layers are neither linear nor 1 x 1 convolutions'
 
 
 def add_mlp(
