@@ -6,6 +6,7 @@ from .contextual_deform_conv import contextual_deform_conv
 from .dispatch import reference
 from .local_aggregation import local_aggregation
 from .norm_conv import norm_conv
+from .windowed import windowed
 
 __all__ = [
     'add_mlp',
@@ -14,4 +15,5 @@ __all__ = [
     'local_aggregation',
     'norm_conv',
     'reference',
+    'windowed',
 ]
