@@ -87,8 +87,9 @@ class ConTBlock(nn.Module):
         self.act = nn.ReLU(inplace=True)
         self.ste = nn.Sequential(*encoders)
         self.conv = conv
-        self.pool_shortcut = _pool() if pool_shortcut else nn.Identity()
         self.shortcut = shortcut
+        if shortcut is not None:
+            self.pool_shortcut = _pool() if pool_shortcut else nn.Identity()
         self.dropout = nn.Dropout(drop_rate)
 
     def forward(self, x: Tensor) -> Tensor:

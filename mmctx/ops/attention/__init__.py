@@ -63,7 +63,12 @@ def attention(
         Tensor: (..., L, D_v).
     """
     fused = F.scaled_dot_product_attention
-    if drop_rate or torch.compiler.is_compiling() or is_exporting():
+    if is_exporting():
+        # ONNX's attention lays out its result in another way than the
+        # operator that was recorded.
+        out = fused(query, key, value, bias, drop_rate)
+        return out.clone(memory_format=torch.contiguous_format)
+    if drop_rate or torch.compiler.is_compiling():
         return fused(query, key, value, bias, drop_rate)
     if refuse_custom_operator() is not None:
         return attention_reference(query, key, value, bias)
