@@ -284,8 +284,9 @@ def _build_static(
     if kind in ('mlp', 'mlp_lr'):
         if size is None or (kind == 'mlp_lr') != (rank is not None):
             raise ValueError(
-                f"static={kind!r} needs the size of the map, and 'mlp_lr' a "
-                f'rank besides; got size={size!r} and rank={rank!r}.'
+                f'static={kind!r} needs the size of the feature map, and '
+                f"'mlp_lr' a rank besides; got size={size!r} and "
+                f'rank={rank!r}.'
             )
         return TableAffinity(heads, size, rank)
     if kernel_size % 2 == 0:

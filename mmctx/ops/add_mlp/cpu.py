@@ -60,7 +60,8 @@ def add_mlp(
 
 def _add_convolutions(x: Tensor, mlp: nn.Module, branch: Tensor) -> Tensor:
     """1 x 1 convolutions are products of rows of channels."""
-    weight, bias = fold_batch_norm(getattr(mlp, 'norm', None), mlp.fc1)
+    norm = getattr(mlp, 'norm', None)
+    branch, weight, bias = fold_batch_norm(branch, norm, mlp.fc1)
     layers = weight.flatten(1), bias, mlp.fc2.weight.flatten(1), mlp.fc2.bias
     x, branch = x.permute(0, 2, 3, 1), branch.permute(0, 2, 3, 1)
     out = torch.empty_like(x, memory_format=torch.contiguous_format)
