@@ -15,7 +15,7 @@ from mmctx.models.layers.stochastic_depth import StochasticDepth
 from mmctx.ops import add_mlp
 from mmctx.registry import register
 
-from .base import (
+from mmctx.models.backbones.base import (
     STRIDES,
     ContextBackbone,
     Stage,
