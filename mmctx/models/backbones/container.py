@@ -14,6 +14,7 @@ from mmctx.models.layers.patch_embedding import PatchEmbedding
 from mmctx.models.layers.stochastic_depth import StochasticDepth
 from mmctx.ops import add_mlp
 from mmctx.registry import register
+from mmctx.weights.keys import container as keys
 
 from mmctx.models.backbones.base import (
     STRIDES,
@@ -160,6 +161,7 @@ class Container(ContextBackbone):
         [(2, 64, 56, 56), (2, 128, 28, 28), (2, 320, 14, 14), (2, 512, 7, 7)]
     """
 
+    key_map = staticmethod(keys.key_map)
     arch_settings = {
         'light': _arch(
             (8, 8, 4, 4), num_heads=HEADS, dynamic=_LAST_DYNAMIC

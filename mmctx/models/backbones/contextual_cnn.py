@@ -37,6 +37,7 @@ from mmctx.models.layers.tokens import (
     runs_in_slices,
 )
 from mmctx.registry import register
+from mmctx.weights.keys import contextual_cnn as keys
 
 SELECTIONS = ('rerank', 'reduce')
 
@@ -267,6 +268,9 @@ class ContextualCNN(ContextBackbone):
     Raises:
         ValueError: An argument is not one of the above.
     """
+
+    key_map = staticmethod(keys.key_map)
+    optional_keys = keys.CONTEXTUAL
 
     def __init__(
         self,

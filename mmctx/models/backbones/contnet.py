@@ -14,6 +14,7 @@ from mmctx.models.backbones.base import NUM_STAGES, STRIDES, ContextBackbone
 from mmctx.models.layers import PatchwiseTransformerEncoder
 from mmctx.models.layers.tokens import residual
 from mmctx.registry import register
+from mmctx.weights.keys import contnet as keys
 
 
 class Stem(nn.Sequential):
@@ -157,6 +158,7 @@ class ConTNet(ContextBackbone):
         [(2, 128, 56, 56), (2, 256, 28, 28), (2, 512, 14, 14), (2, 1024, 7, 7)]
     """
 
+    key_map = staticmethod(keys.key_map)
     arch_settings = {
         'ti': dict(
             stem_channels=48,

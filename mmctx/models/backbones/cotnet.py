@@ -19,6 +19,7 @@ from mmctx.models.layers.bottleneck import (
     resolve_depth,
 )
 from mmctx.registry import register
+from mmctx.weights.keys import cotnet as keys
 
 
 class SEConv(nn.Module):
@@ -116,6 +117,7 @@ class CoTNet(ContextBackbone):
         101: (3, 4, 23, 3),
     }
     expansion = 4
+    key_map = staticmethod(keys.key_map)
     layer_type = CoTLayer
     #: Of the blocks of a stage, every n-th from the first carries CoT.
     cot_every = (1, 1, 1, 1)

@@ -3,6 +3,8 @@
 import re
 from collections.abc import Callable, Collection
 
+from . import renamer
+
 # Shared modules, which the release also lists under each of their users.
 _ALIASES = [
     (r'^serial_blocks(\d)\.\d+\.cpe\.', r'cpe\1.'),
@@ -36,34 +38,13 @@ _RULES = [
 ]
 
 
-def rename(keys: Collection[str]) -> Callable[[str], str]:
-    """The function that renames the keys of one released file.
-
-    Args:
-        keys (Collection[str]): All keys of the file.
-
-    Returns:
-        Callable: Released key to ours; several where the release lists a
-        shared tensor several times. A key that belongs to no CoaT comes back
-        as a name that no model has; norms that the release builds and never
-        uses come back empty, and so does what a detector has beyond its
-        backbone.
-    """
-    prefix = 'backbone.' if 'backbone.cls_token1' in keys else ''
-    parallel = any(k.startswith(f'{prefix}parallel_blocks.') for k in keys)
+def key_map(keys: Collection[str]) -> Callable[[str], str]:
+    """See :mod:`mmctx.weights.keys`."""
+    # The release builds four norms; only some stages have a class score.
+    parallel = any(key.startswith('parallel_blocks.') for key in keys)
     used = '234' if parallel else '4'
-
-    def rename_one(key: str) -> str:
-        if not key.startswith(prefix):
-            return ''
-        key = key[len(prefix) :]
-        norm = re.match(r'norm([1-4])\.(weight|bias)$', key)
-        if norm:
-            if norm[1] not in used:
-                return ''
-            return f'head.norms.{used.index(norm[1])}.{norm[2]}'
-        for pattern, replacement in (*_ALIASES, *_RULES):
-            key = re.sub(pattern, replacement, key)
-        return key
-
-    return rename_one
+    norms = [
+        (rf'^norm([{used}])\.', lambda m: f'head.norms.{used.index(m[1])}.'),
+        (r'^norm\d\..*', ''),
+    ]
+    return renamer([*_ALIASES, *_RULES, *norms])

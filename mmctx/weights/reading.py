@@ -1,8 +1,6 @@
 """Reading checkpoint files without running what is in them."""
 
 import argparse
-import hashlib
-import os
 import pickle
 import re
 from collections.abc import Mapping
@@ -13,8 +11,6 @@ import numpy as np
 import torch
 from mmengine.logging import HistoryBuffer
 from torch import Tensor
-
-from .released import RELEASED
 
 
 class CheckpointError(ValueError):
@@ -70,8 +66,7 @@ def load_file(
     if not path.is_file():
         raise FileNotFoundError(
             f'There is no checkpoint file {path}. Give the path of a '
-            f'downloaded file, or one of the names {sorted(RELEASED)} as '
-            'mmctx://NAME.'
+            'downloaded file, or a released model as mmctx://NAME.'
         )
     try:
         with torch.serialization.safe_globals(_harmless_globals()):
@@ -135,99 +130,3 @@ def unwrap(checkpoint: Any, ema: bool = False) -> dict[str, Tensor]:
     if all(k.startswith('module.') for k in state):
         state = {k[len('module.') :]: v for k, v in state.items()}
     return state
-
-
-def cache_dir() -> Path:
-    """Where downloads are kept: ``$TORCH_HOME/hub/mmctx`` by default."""
-    return Path(torch.hub.get_dir()) / 'mmctx'
-
-
-def _sha256(path: Path) -> str:
-    digest = hashlib.sha256()
-    with path.open('rb') as file:
-        for chunk in iter(lambda: file.read(1 << 20), b''):
-            digest.update(chunk)
-    return digest.hexdigest()
-
-
-def _check_hash(path: Path, expected: str) -> None:
-    found = _sha256(path)
-    if not found.startswith(expected.lower()):
-        raise CheckpointError(
-            f'{path} has SHA-256 {found}, expected {expected}. The file is '
-            'damaged or not the released one: delete it and try again.'
-        )
-
-
-def _download(url: str, path: Path, sha256: str) -> None:
-    """Fetch to a temporary file, check it, move it into place."""
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        if not os.access(path.parent, os.W_OK):
-            raise PermissionError(f'{path.parent} is not writable')
-    except OSError as error:
-        raise CheckpointError(
-            f'The download cache cannot be written: {error}. Set TORCH_HOME '
-            'to a folder that you can write to.'
-        ) from error
-    try:
-        torch.hub.download_url_to_file(url, str(path), hash_prefix=sha256)
-    except RuntimeError as error:
-        if 'invalid hash' not in str(error):
-            raise
-        raise CheckpointError(
-            f'The file at {url} is not the expected one: {error}. Nothing '
-            'was kept.'
-        ) from error
-    except OSError as error:
-        raise CheckpointError(
-            f'{url} could not be fetched: {error}. Nothing was kept; try '
-            f'again, or put the file at {path} yourself.'
-        ) from error
-
-
-def fetch(name: str, sha256: Optional[str] = None) -> Path:
-    """Path of a released file, downloaded and checked at first use.
-
-    Args:
-        name (str): A model name with released weights.
-        sha256 (str, optional): Leading hexadecimal digits of the file's
-            SHA-256, eight or more. Defaults to the known digest; a file
-            whose authors published none is only downloaded if the digest is
-            given here.
-
-    Raises:
-        CheckpointError: Unknown name, no address or no digest to check
-            with, wrong digest, failed download, or a cache that cannot be
-            written.
-    """
-    if name not in RELEASED:
-        raise CheckpointError(
-            f'There are no released weights named {name!r}; there are '
-            f'{sorted(RELEASED)}.'
-        )
-    release = RELEASED[name]
-    expected = sha256 or release.sha256
-    if expected is not None and len(expected) < 8:
-        raise CheckpointError(
-            f'A SHA-256 prefix needs 8 digits or more, got {expected!r}.'
-        )
-    path = cache_dir() / f'{name}.pth'
-    if not path.exists():
-        if release.url is None:
-            raise CheckpointError(
-                f'The authors published a folder, {release.page}, and no '
-                f'address of the file of {name!r} in it. Download it there '
-                f'and put it at {path}.'
-            )
-        if expected is None:
-            raise CheckpointError(
-                f'The authors published no SHA-256 of {name!r}, so that it '
-                f'is not downloaded unchecked. Download it from '
-                f'{release.page} and put it at {path}; or name its digest: '
-                f'mmctx://{name}#sha256=DIGEST.'
-            )
-        _download(release.url, path, expected)
-    elif expected is not None:
-        _check_hash(path, expected)
-    return path

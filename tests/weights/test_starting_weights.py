@@ -10,10 +10,10 @@ from mmctx.checkpoints import (
     RELEASED,
     CheckpointError,
     convert_state_dict,
+    examine,
     load_backbone,
     recognise,
 )
-from mmctx.checkpoints.convert import examine
 
 timm = pytest.importorskip('timm')
 torchvision = pytest.importorskip('torchvision')
@@ -158,9 +158,9 @@ def test_what_a_plain_network_lacks_keeps_its_initial_values(resnet, tmp_path):
     conversion = examine(state, 'ctx_resnet50')
     assert conversion.dropped == ['fc.weight', 'fc.bias']
     assert not conversion.complaints()
-    fresh = {k.split('.')[1] for k in conversion.fresh}
+    fresh = {k.split('.')[1] for k in conversion.initial}
     assert fresh == {'stages', 'contextualizing'}
-    assert not {*conversion.fresh} & {*conversion.state_dict}
+    assert not {*conversion.initial} & {*conversion.state_dict}
 
 
 def test_half_a_contextual_network_is_no_plain_one(resnet, tmp_path):
@@ -173,7 +173,7 @@ def test_half_a_contextual_network_is_no_plain_one(resnet, tmp_path):
     }
     path = tmp_path / 'half.pth'
     torch.save(state, path)
-    with pytest.raises(CheckpointError, match='missing keys.*predictor'):
+    with pytest.raises(CheckpointError, match='file lacks.*predictor'):
         load_backbone(model, str(path))
     key = 'layer2.0.conv2.spatial_offset_layer.0.bias'
     with pytest.raises(CheckpointError, match='tensors that the file lacks'):

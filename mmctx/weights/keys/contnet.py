@@ -1,9 +1,12 @@
 """Names of the ConTNet release in ours."""
 
-import re
 from collections.abc import Callable, Collection
 
+from . import renamer
+
 _RULES = [
+    # An index table, which is no parameter.
+    (r'^.*\.relative_position_index$', ''),
     (r'^layer0\.conv\.conv\.', 'backbone.stem.0.'),
     (
         r'^layer([1-4])\.ConTBlock(\d+)\.',
@@ -22,23 +25,6 @@ _RULES = [
 ]
 
 
-def rename(keys: Collection[str]) -> Callable[[str], str]:
-    """The function that renames the keys of one released file.
-
-    Args:
-        keys (Collection[str]): All keys of the file.
-
-    Returns:
-        Callable: Released key to ours. A key that belongs to no ConTNet
-        comes back as a name that no model has; the index of the relative
-        position biases, which is no parameter, comes back empty.
-    """
-
-    def rename_one(key: str) -> str:
-        if key.endswith('.relative_position_index'):
-            return ''
-        for pattern, replacement in _RULES:
-            key = re.sub(pattern, replacement, key)
-        return key
-
-    return rename_one
+def key_map(keys: Collection[str]) -> Callable[[str], str]:
+    """See :mod:`mmctx.weights.keys`; here, all files are alike."""
+    return renamer(_RULES)

@@ -7,19 +7,19 @@ torchvision, timm or mmpretrain save them.
 import re
 from collections.abc import Callable, Collection
 
-from torch import Tensor
+from . import renamer
+from .resnet import RESNET
 
-#: Parts that plain networks lack.
-_CONTEXTUAL = re.compile(
+#: What a file of a plain network lacks, in our names.
+CONTEXTUAL = re.compile(
     r'\.(sampling_predictor|weight_predictor|context_weight)\.'
     r'|^backbone\.contextualizing\.'
 )
-#: Names of foreign ConvNeXts that also have 'stages.' in their keys.
-_FOREIGN = re.compile(r'(^|\.)downsample_layers\.|\.conv_dw\.')
 
 # Names of torchvision, timm and mmpretrain in those of the authors.
 _TO_RELEASED = [
-    (r'^backbone\.', ''),
+    # The end of a plain network: final norms and classifier.
+    (r'^(norm\d?|head|fc|classifier)\..*', ''),
     # torchvision's ConvNeXt
     (r'^features\.0\.', 'downsample_layers.0.'),
     (
@@ -32,7 +32,8 @@ _TO_RELEASED = [
     (r'\.block\.3\.', '.pwconv1.'),
     (r'\.block\.5\.', '.pwconv2.'),
     (r'\.layer_scale$', '.gamma'),
-    # timm's ConvNeXt
+    # timm's ConvNeXt, also as features_only=True saves it
+    (r'^(stem|stages)_(\d)\.', r'\1.\2.'),
     (r'^stem\.', 'downsample_layers.0.'),
     (r'^stages\.(\d)\.downsample\.', r'downsample_layers.\1.'),
     (r'^(stages\.\d)\.blocks\.', r'\1.'),
@@ -44,6 +45,8 @@ _TO_RELEASED = [
 ]
 
 _RULES = [
+    *RESNET,
+    (r'\.conv2\.', '.operator.0.'),
     # ConvNeXt
     (r'^downsample_layers\.0\.0\.', 'backbone.stem.proj.'),
     (r'^downsample_layers\.0\.1\.', 'backbone.stem.norm.norm.'),
@@ -58,18 +61,6 @@ _RULES = [
     (r'^stages\.', 'backbone.stages.'),
     (r'\.dwconv\.', '.conv.'),
     (r'\.pwconv([12])\.', r'.mlp.fc\1.'),
-    # ResNet
-    (r'^conv1\.', 'backbone.stem.0.'),
-    (r'^bn1\.', 'backbone.stem.1.'),
-    (r'^layer(\d)\.', lambda m: f'backbone.stages.{int(m[1]) - 1}.'),
-    (r'\.conv1\.', '.reduce.0.'),
-    (r'\.bn1\.', '.reduce.1.'),
-    (r'\.conv2\.', '.operator.0.'),
-    (r'\.bn2\.', '.operator.1.'),
-    (r'\.conv3\.', '.expand.0.'),
-    (r'\.bn3\.', '.expand.1.'),
-    (r'\.downsample\.0\.', '.shortcut.0.'),
-    (r'\.downsample\.1\.', '.shortcut.1.'),
     # Contextual convolution: an ordinary one with predictors.
     (r'\.(conv|operator\.0)\.conv\.', r'.\1.'),
     (r'\.spatial_offset_layer\.0\.', '.sampling_predictor.reduce.'),
@@ -91,42 +82,7 @@ _RULES = [
     (r'\.class_mergers\.(\d)\.out_nonlinear\.1\.', r'.merge.\1.norm2.'),
 ]
 
-#: The end of a plain network: final norms and classifier.
-_DROPPED = re.compile(r'^(backbone\.norm\d|norm|head|fc|classifier)\.')
 
-
-def is_foreign(keys: Collection[str]) -> bool:
-    """Whether keys with 'stages.' in them are not those of our networks."""
-    return any(_FOREIGN.search(key) for key in keys)
-
-
-def is_contextual(key: str) -> bool:
-    """Whether one of our names is of a part that plain networks lack."""
-    return bool(_CONTEXTUAL.search(key))
-
-
-def reshape(key: str, tensor: Tensor) -> Tensor:
-    """A tensor in the shape of ours: torchvision's layer scale has axes."""
-    return tensor.flatten() if key.endswith('.gamma') else tensor
-
-
-def rename(keys: Collection[str]) -> Callable[[str], str]:
-    """The function that renames the keys of one file.
-
-    Args:
-        keys (Collection[str]): All keys of the file.
-
-    Returns:
-        Callable: Foreign key to ours. A key that belongs to no such network
-        comes back as a name that no model has; the final norm and classifier
-        of a plain network come back empty.
-    """
-
-    def rename_one(key: str) -> str:
-        if _DROPPED.match(key):
-            return ''
-        for pattern, replacement in (*_TO_RELEASED, *_RULES):
-            key = re.sub(pattern, replacement, key)
-        return key
-
-    return rename_one
+def key_map(keys: Collection[str]) -> Callable[[str], str]:
+    """See :mod:`mmctx.weights.keys`; here, all files are alike."""
+    return renamer([*_TO_RELEASED, *_RULES])

@@ -21,7 +21,7 @@ from mmctx.checkpoints import (
     load_backbone,
     load_file,
 )
-from mmctx.checkpoints.released import Released
+from mmctx.weights.addresses import Released
 from tests.backbones import build_tiny
 from tests.parity import Fixture
 
