@@ -86,9 +86,11 @@ def _add_rows(
     for x_part, branch_part, out_part in zip(*parts):
         if norm is not None:
             branch_part = norm(branch_part)
-        hidden = linear(branch_part, weight1, bias1, gelu=True)
-        result = linear(hidden, weight2, bias2)
+        # Nested, so that no slice's hidden channels outlive it.
+        branch_part = linear(
+            linear(branch_part, weight1, bias1, gelu=True), weight2, bias2
+        )
         if scale is not None:
-            torch.addcmul(x_part, result, scale, out=out_part)
+            torch.addcmul(x_part, branch_part, scale, out=out_part)
         else:
-            torch.add(x_part, result, out=out_part)
+            torch.add(x_part, branch_part, out=out_part)

@@ -271,19 +271,36 @@ def test_pam_is_deit_with_tables():
     assert sizes[0] - sizes[1] == 12 * (197 * 197 + 1)
 
 
+SMALL_PAM = dict(
+    arch=dict(
+        embed_dims=32, num_layers=2, num_heads=4, feedforward_channels=64
+    ),
+    img_size=32, patch_size=8, out_type='featmap', drop_path_rate=0.1,
+)  # fmt: skip
+
+
+@pytest.mark.parametrize('grad', [False, True])
+def test_pam_calls_every_layer(grad):
+    pam = MODELS.build(dict(SMALL_PAM, type='PAMVisionTransformer'))
+    pam.eval()
+    silent = set()
+    for key, module in pam.layers.named_modules():
+        if key and not isinstance(module, nn.ParameterList):
+            silent.add(key)
+            module.register_forward_hook(
+                lambda *args, key=key: silent.discard(key)
+            )
+    with torch.set_grad_enabled(grad):
+        pam(torch.randn(2, 3, 32, 32))
+    assert not silent
+
+
 def test_pam_without_tables_is_deit():
     """alpha = 1, beta = 0."""
-    small = dict(
-        arch=dict(
-            embed_dims=32, num_layers=2, num_heads=4,
-            feedforward_channels=64,
-        ),
-        img_size=32, patch_size=8, out_type='featmap', drop_path_rate=0.1,
-    )  # fmt: skip
-    plain = MODELS.build(dict(small, type='mmpretrain.VisionTransformer'))
+    plain = MODELS.build(dict(SMALL_PAM, type='mmpretrain.VisionTransformer'))
     pam = MODELS.build(
         dict(
-            small,
+            SMALL_PAM,
             type='PAMVisionTransformer',
             aggregation=dict(mixing='scalars'),
         )

@@ -32,6 +32,17 @@ STATICS = {
 AFFINITIES = ['conv', 'shared conv', *(k for k in STATICS if 'mlp' in k)]
 
 
+every = pytest.mark.parametrize(
+    'static, dynamic',
+    [
+        (static, dynamic)
+        for static in sorted(STATICS)
+        for dynamic in DYNAMIC
+        if not static == dynamic == 'none'
+    ],
+)
+
+
 def double(*shape):
     return torch.randn(*shape, dtype=torch.double)
 
@@ -209,11 +220,8 @@ def test_tables_are_resampled_as_pytorch_does(size):
     torch.testing.assert_close(layer(x), expected, rtol=1e-5, atol=1e-6)
 
 
-@pytest.mark.parametrize('static', sorted(STATICS))
-@pytest.mark.parametrize('dynamic', DYNAMIC)
+@every
 def test_every_combination_at_any_size(static, dynamic):
-    if dynamic == static == 'none':
-        return  # nothing to aggregate: test_bad_arguments
     layer = ContextAggregation(16, 4, dynamic=dynamic, **STATICS[static])
     for size in (SIZE, (1, 1), (7, 7), (5, 19)):
         out = layer(torch.randn(2, 16, *size))
@@ -221,6 +229,38 @@ def test_every_combination_at_any_size(static, dynamic):
     out.square().sum().backward()
     for key, parameter in layer.named_parameters():
         assert parameter.grad.isfinite().all(), key
+
+
+@every
+def test_every_module_is_called(static, dynamic):
+    """Empty batches, too; what modules returned stays."""
+    options = dict(STATICS[static], norm=nn.BatchNorm2d(16))
+    layer = ContextAggregation(16, 4, dynamic=dynamic, **options).eval()
+    silent, seen = set(), []
+    for key, module in layer.named_children():
+        silent.add(key)
+
+        def save(module, inputs, output, *, key=key):
+            silent.discard(key)
+            seen.extend((t, t.clone()) for t in (*inputs, output))
+
+        module.register_forward_hook(save)
+    with torch.no_grad():
+        layer(torch.randn(2, 16, 5, 7))
+    assert not silent
+    assert all(torch.equal(now, then) for now, then in seen)
+    for size in (SIZE, (3, 2)):
+        assert layer(torch.randn(0, 16, *size)).shape == (0, 16, *size)
+
+
+@every
+def test_derivatives(static, dynamic):
+    """Of the input: first, forward-mode and second ones."""
+    layer = build(static, dynamic=dynamic)
+    x = double(1, 16, 2, 2).requires_grad_()
+    options = dict(fast_mode=True, raise_exception=True)
+    torch.autograd.gradcheck(layer, x, check_forward_ad=True, **options)
+    torch.autograd.gradgradcheck(layer, x, **options)
 
 
 @pytest.mark.parametrize('static', sorted(STATICS))
