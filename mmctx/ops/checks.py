@@ -5,6 +5,8 @@ from typing import Optional, Union
 
 from torch import Tensor
 
+from .dispatch import refuse_transforms
+
 IntOrPair = Union[int, tuple[int, int]]
 
 
@@ -46,10 +48,21 @@ def check_shape(
 
 
 def check_backend(backend: str, backends: Sequence[str]) -> None:
-    """Raises ValueError unless the backend is one of those."""
+    """Check a backend that a caller asks for.
+
+    Raises:
+        ValueError: It is not one of ``backends``, or it would lose
+            derivatives where it is called.
+    """
     if backend not in backends:
         raise ValueError(
             f'backend must be one of {tuple(backends)}, got {backend!r}.'
+        )
+    reason = None if backend == 'reference' else refuse_transforms()
+    if reason is not None:
+        raise ValueError(
+            f'backend {backend!r} cannot run here: {reason}; leave backend at '
+            "its default, or take 'reference'."
         )
 
 

@@ -233,8 +233,10 @@ def test_who_runs_on_a_cpu(case, monkeypatch):
             contextual_deform_conv(**inputs, **geometry), expected
         )
 
-    def function(x):
-        return contextual_deform_conv(**{**inputs, 'x': x}, **geometry)
+    def function(x, **options):
+        return contextual_deform_conv(
+            **{**inputs, 'x': x}, **geometry, **options
+        )
 
     x, step = inputs['x'].detach(), torch.randn_like(inputs['x'])
     _, tangent = torch.func.jvp(function, (x,), (step,))
@@ -242,6 +244,8 @@ def test_who_runs_on_a_cpu(case, monkeypatch):
         tangent, function(x + step) - function(x)
     )
     assert calls == [1] * 3
+    with pytest.raises(ValueError, match="'cpu' cannot run.*forward-mode"):
+        torch.func.jvp(lambda x: function(x, backend='cpu'), (x,), (step,))
 
 
 @backends
