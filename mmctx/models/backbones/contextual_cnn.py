@@ -27,7 +27,7 @@ from mmctx.models.layers.contextualizing import (
     ContextualizingLayers,
     considered_classes,
 )
-from mmctx.models.layers.norms import apply_norm
+from mmctx.models.layers.norms import build_norm
 from mmctx.models.layers.patch_embedding import PatchEmbedding
 from mmctx.models.layers.pooling import halved, sizes_without_padding
 from mmctx.models.layers.tokens import (
@@ -95,12 +95,12 @@ class Downsample(nn.Module):
         self, in_channels: int, channels: int, norm_cfg: dict
     ) -> None:
         super().__init__()
-        self.norm = build_norm_layer(norm_cfg, in_channels)[1]
+        self.norm = build_norm(norm_cfg, in_channels)
         self.conv = nn.Conv2d(in_channels, channels, 2, 2)
 
     def forward(self, x: Tensor) -> Tensor:
         """(N, C_in, H, W) to (N, C, ceil(H / 2), ceil(W / 2))."""
-        x = apply_norm(self.norm, x)
+        x = self.norm(x)
         height, width = x.shape[2:]
         if height % 2 or width % 2:
             x = F.pad(x, (0, width % 2, 0, height % 2))
