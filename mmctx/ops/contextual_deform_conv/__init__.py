@@ -12,7 +12,7 @@ from ..checks import (
     resolve_pair,
 )
 from ..dispatch import refuse_custom_operator
-from ..triton_support import check_triton, runs_triton
+from ..triton_support import check_triton, refuse_triton
 from . import cpu
 from .autograd import contract, depthwise
 from .reference import contextual_deform_conv_reference, contract_reference
@@ -56,17 +56,11 @@ def _refuse_depthwise(x: Tensor, weight: Tensor) -> Optional[str]:
     )
 
 
-def _refuse_triton(x: Tensor, weight: Tensor, *others) -> Optional[str]:
-    """Why the Triton kernels do not take these tensors."""
-    if runs_triton(x, weight, *others):
-        return _refuse_depthwise(x, weight)
-    return 'a tensor is not on a GPU'
-
-
-def _choose_backend(x: Tensor, weight: Tensor, *others) -> str:
+def _choose_backend(x: Tensor, weight: Tensor, **others) -> str:
     if refuse_custom_operator() is not None:
         return 'reference'
-    if _refuse_triton(x, weight, *others) is None:
+    reason = refuse_triton(x=x, weight=weight, **others)
+    if reason is None and _refuse_depthwise(x, weight) is None:
         return 'triton'
     return 'reference' if cpu.refuse(x) else 'cpu'
 
@@ -153,7 +147,9 @@ def contextual_deform_conv(
     check_shape('offset', offset, (n, 2 * taps, *size), "(N, 2*K*K, H', W')")
     check_shape('mask', mask, (n, taps, *size), "(N, K*K, H', W')")
     check_shape('bias', bias, weight.shape[1:2], '(C_out,)')
-    backend = backend or _choose_backend(x, weight, offset, bias, mask)
+    backend = backend or _choose_backend(
+        x, weight, offset=offset, bias=bias, mask=mask
+    )
     check_backend(backend, BACKENDS)
     if backend == 'triton':
         reason = _refuse_depthwise(x, weight)
