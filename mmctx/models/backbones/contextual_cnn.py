@@ -36,6 +36,7 @@ from mmctx.models.layers.tokens import (
     residual,
     runs_in_slices,
 )
+from mmctx.ops import add_conv_norm
 from mmctx.registry import register
 from mmctx.weights.keys import contextual_cnn as keys
 
@@ -188,8 +189,9 @@ class ContextualBottleneck(Bottleneck):
         """(N, C_in, H, W), context and valid sizes to (N, C, H', W')."""
         conv, norm, act = self.operator[0], self.operator[1], self.operator[2]
         branch = _convolve(conv, self.reduce(x), context, valid)
-        branch = self.drop_path(self.expand(act(norm(branch))))
-        return self.act(branch.add_(self.shortcut(x)))
+        branch, x = act(norm(branch)), self.shortcut(x)
+        x = add_conv_norm(x, branch, self.expand, self.drop_path(x))
+        return self.act(x)
 
 
 class ContextualCNN(ContextBackbone):
