@@ -1,14 +1,15 @@
 """Operators, each usable alone."""
 
-from .add_conv_norm import add_conv_norm
 from .add_mlp import add_mlp
 from .contextual_deform_conv import contextual_deform_conv
+from .conv_norm import add_conv_norm, apply_conv_norm
 from .dispatch import reference
 from .local_aggregation import local_aggregation
 
 __all__ = [
     'add_conv_norm',
     'add_mlp',
+    'apply_conv_norm',
     'contextual_deform_conv',
     'local_aggregation',
     'reference',

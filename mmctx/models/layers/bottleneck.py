@@ -7,7 +7,7 @@ import torch.nn as nn
 from mmcv.cnn import build_norm_layer
 from torch import Tensor
 
-from mmctx.ops import add_conv_norm
+from mmctx.ops import add_conv_norm, apply_conv_norm
 
 from .stochastic_depth import StochasticDepth
 
@@ -39,6 +39,18 @@ def resolve_depth(
     return depths
 
 
+class ConvNorm(nn.Sequential):
+    """A convolution, its norm, and what follows them."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(N, C_in, H, W) to (N, C, H', W')."""
+        conv, norm, *tail = self
+        x = apply_conv_norm(x, conv, norm)
+        for layer in tail:
+            x = layer(x)
+        return x
+
+
 def conv_norm(
     in_channels: int,
     out_channels: int,
@@ -46,7 +58,7 @@ def conv_norm(
     stride: int,
     norm_cfg: dict,
     *tail: nn.Module,
-) -> nn.Sequential:
+) -> ConvNorm:
     """A bias-free "same" convolution, its norm, and what follows them."""
     conv = nn.Conv2d(
         in_channels,
@@ -56,9 +68,7 @@ def conv_norm(
         padding=kernel_size // 2,
         bias=False,
     )
-    return nn.Sequential(
-        conv, build_norm_layer(norm_cfg, out_channels)[1], *tail
-    )
+    return ConvNorm(conv, build_norm_layer(norm_cfg, out_channels)[1], *tail)
 
 
 class Bottleneck(nn.Module):

@@ -11,6 +11,7 @@ from torch import Tensor
 from mmctx.ops import local_aggregation
 from mmctx.registry import register
 
+from .bottleneck import ConvNorm
 from .norms import VectorSequential
 
 CONTEXTS = ('full', 'static', 'dynamic', 'linear')
@@ -121,14 +122,14 @@ class CoTLayer(nn.Module):
         weight_channels = channels // self.SHARE
         taps = weight_channels * kernel_size**2
         hidden = channels // 2
-        self.attention = nn.Sequential(
+        self.attention = ConvNorm(
             nn.Conv2d(2 * channels, hidden, 1, groups=self.GROUPS, bias=False),
             norm(hidden),
             nn.ReLU(inplace=True),
             nn.Conv2d(hidden, taps, 1, groups=self.GROUPS),
             nn.GroupNorm(weight_channels, taps),
         )
-        self.value = nn.Sequential(
+        self.value = ConvNorm(
             nn.Conv2d(channels, channels, 1, groups=self.GROUPS, bias=False),
             norm(channels),
         )

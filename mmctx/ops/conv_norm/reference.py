@@ -1,9 +1,16 @@
-"""Reference implementation of a convolution and norm on a shortcut."""
+"""Reference implementation of a convolution and its norm."""
 
 from typing import Optional
 
 import torch.nn as nn
 from torch import Tensor
+
+
+def apply_conv_norm_reference(
+    x: Tensor, conv: nn.Module, norm: nn.Module
+) -> Tensor:
+    """As :func:`mmctx.ops.apply_conv_norm`, both layers called."""
+    return norm(conv(x))
 
 
 def add_conv_norm_reference(
@@ -12,7 +19,7 @@ def add_conv_norm_reference(
     layers: nn.Module,
     scale: Optional[Tensor] = None,
 ) -> Tensor:
-    """As :func:`mmctx.ops.add_conv_norm`, every layer called.
+    """As :func:`mmctx.ops.add_conv_norm`, the layers called.
 
     The sum overwrites the norm's output, as in torchvision's ResNet.
     """
