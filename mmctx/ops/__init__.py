@@ -7,6 +7,7 @@ from .conv_norm import add_conv_norm, apply_conv_norm
 from .dispatch import reference
 from .local_aggregation import local_aggregation
 from .norm_conv import norm_conv
+from .windowed import windowed
 
 __all__ = [
     'add_conv_norm',
@@ -17,4 +18,5 @@ __all__ = [
     'local_aggregation',
     'norm_conv',
     'reference',
+    'windowed',
 ]
