@@ -33,7 +33,11 @@ class _GradientOfReference(torch.autograd.Function):
 
 
 def attention(
-    query: Tensor, key: Tensor, value: Tensor, bias: Optional[Tensor] = None
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    bias: Optional[Tensor] = None,
+    drop_rate: float = 0.0,
 ) -> Tensor:
     r"""Weigh values by the similarity of queries and keys.
 
@@ -52,13 +56,15 @@ def attention(
         value (Tensor): V, (..., S, D_v).
         bias (Tensor, optional): B, broadcast to (..., L, S). Defaults to
             none.
+        drop_rate (float): Dropout of the weights, with the derivatives that
+            PyTorch's operator has. Defaults to 0.
 
     Returns:
         Tensor: (..., L, D_v).
     """
     fused = F.scaled_dot_product_attention
-    if torch.compiler.is_compiling() or is_exporting():
-        return fused(query, key, value, bias)
+    if drop_rate or torch.compiler.is_compiling() or is_exporting():
+        return fused(query, key, value, bias, drop_rate)
     if refuse_custom_operator() is not None:
         return attention_reference(query, key, value, bias)
     out = fused(query, key, value, bias)
