@@ -8,15 +8,7 @@ from mmcv.cnn import build_norm_layer
 from mmengine.registry import MODELS
 from torch import Tensor
 
-from mmctx.models.layers import ContextAggregation, ConvPositionEncoding
-from mmctx.models.layers.mlp import ConvMLP
-from mmctx.models.layers.patch_embedding import PatchEmbedding
-from mmctx.models.layers.stochastic_depth import StochasticDepth
-from mmctx.ops import add_mlp
-from mmctx.registry import register
-from mmctx.weights.keys import container as keys
-
-from .base import (
+from mmctx.models.backbones.base import (
     STRIDES,
     ContextBackbone,
     Stage,
@@ -24,6 +16,13 @@ from .base import (
     drop_path_rates,
     require_norm,
 )
+from mmctx.models.layers import ContextAggregation, ConvPositionEncoding
+from mmctx.models.layers.mlp import ConvMLP
+from mmctx.models.layers.patch_embedding import PatchEmbedding
+from mmctx.models.layers.stochastic_depth import StochasticDepth, add_branch
+from mmctx.ops import add_mlp
+from mmctx.registry import register
+from mmctx.weights.keys import container as keys
 
 #: Side of the images to whose pixels the tables of 'mlp' and 'mlp_lr' belong.
 TABLE_SIZE = 224
@@ -79,8 +78,7 @@ class ContainerBlock(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """(N, C_in, H, W) to (N, C, H', W'), channels last."""
         x = self.position_encoding(self.embedding(x))
-        branch, keep = self.aggregation(x), self.drop_path(x)
-        x = x + (branch if keep is None else branch * keep)
+        x = add_branch(x, self.aggregation(x), self.drop_path(x))
         return add_mlp(x, self.feed, scale=self.drop_path(x))
 
 

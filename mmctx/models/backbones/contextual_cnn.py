@@ -27,7 +27,7 @@ from mmctx.models.layers.contextualizing import (
     ContextualizingLayers,
     considered_classes,
 )
-from mmctx.models.layers.norms import apply_norm
+from mmctx.models.layers.norms import build_norm
 from mmctx.models.layers.patch_embedding import PatchEmbedding
 from mmctx.models.layers.pooling import halved, sizes_without_padding
 from mmctx.models.layers.tokens import (
@@ -36,6 +36,7 @@ from mmctx.models.layers.tokens import (
     residual,
     runs_in_slices,
 )
+from mmctx.ops import add_conv_norm
 from mmctx.registry import register
 from mmctx.weights.keys import contextual_cnn as keys
 
@@ -95,12 +96,12 @@ class Downsample(nn.Module):
         self, in_channels: int, channels: int, norm_cfg: dict
     ) -> None:
         super().__init__()
-        self.norm = build_norm_layer(norm_cfg, in_channels)[1]
+        self.norm = build_norm(norm_cfg, in_channels)
         self.conv = nn.Conv2d(in_channels, channels, 2, 2)
 
     def forward(self, x: Tensor) -> Tensor:
         """(N, C_in, H, W) to (N, C, ceil(H / 2), ceil(W / 2))."""
-        x = apply_norm(self.norm, x)
+        x = self.norm(x)
         height, width = x.shape[2:]
         if height % 2 or width % 2:
             x = F.pad(x, (0, width % 2, 0, height % 2))
@@ -188,8 +189,9 @@ class ContextualBottleneck(Bottleneck):
         """(N, C_in, H, W), context and valid sizes to (N, C, H', W')."""
         conv, norm, act = self.operator[0], self.operator[1], self.operator[2]
         branch = _convolve(conv, self.reduce(x), context, valid)
-        branch = self.drop_path(self.expand(act(norm(branch))))
-        return self.act(branch.add_(self.shortcut(x)))
+        branch, x = act(norm(branch)), self.shortcut(x)
+        x = add_conv_norm(x, branch, self.expand, self.drop_path(x))
+        return self.act(x)
 
 
 class ContextualCNN(ContextBackbone):

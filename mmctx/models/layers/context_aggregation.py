@@ -229,12 +229,10 @@ class ContextAggregation(nn.Module):
         x = x.contiguous(memory_format=torch.channels_last)
         parts = (self.channels,) * (3 if self.has_dynamic else 1)
         *query_key, v = norm_conv(x, self.norm, self.project_in, parts)
-        if not self.has_dynamic:
-            return self.project_out(self.static(v))
-        dynamic = self._attend(*query_key, v)
-        if self.static is None:
-            return self.project_out(dynamic)
-        return self.project_out(self._mix(dynamic, self.static(v)))
+        dynamic = self._attend(*query_key, v) if self.has_dynamic else None
+        # The values are not held any longer: this is where memory peaks.
+        v = None if self.static is None else self.static(v)
+        return self.project_out(self._mix(dynamic, v))
 
     def _attend(self, *query_key_value: Tensor) -> Tensor:
         """Eq. 4 applied to the values."""
@@ -247,8 +245,12 @@ class ContextAggregation(nn.Module):
         out = attention(*heads).transpose(1, 2).reshape(n, h, w, c)
         return out.permute(0, 3, 1, 2)
 
-    def _mix(self, dynamic: Tensor, static: Tensor) -> Tensor:
+    def _mix(
+        self, dynamic: Optional[Tensor], static: Optional[Tensor]
+    ) -> Tensor:
         """Eq. 7, left of V already multiplied."""
+        if self.mixing_weight is None:
+            return static if dynamic is None else dynamic
         if self.mixing == 'sigmoid':
             alpha = self.mixing_weight.sigmoid().to(static.dtype)
             return torch.lerp(static, dynamic, alpha)
@@ -284,8 +286,9 @@ def _build_static(
     if kind in ('mlp', 'mlp_lr'):
         if size is None or (kind == 'mlp_lr') != (rank is not None):
             raise ValueError(
-                f"static={kind!r} needs the size of the map, and 'mlp_lr' a "
-                f'rank besides; got size={size!r} and rank={rank!r}.'
+                f'static={kind!r} needs the size of the feature map, and '
+                f"'mlp_lr' a rank besides; got size={size!r} and "
+                f'rank={rank!r}.'
             )
         return TableAffinity(heads, size, rank)
     if kernel_size % 2 == 0:

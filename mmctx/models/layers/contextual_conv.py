@@ -9,7 +9,7 @@ from mmengine.registry import MODELS
 from torch import Tensor
 
 from mmctx.models.layers.norms import (
-    apply_norm,
+    apply_vector_norm,
     build_norm,
     build_vector_norm,
 )
@@ -107,9 +107,7 @@ class SamplingPredictor(nn.Module):
             the offsets down and to the right in pixels; then, with a mask,
             its logit for each tap.
         """
-        return self.predict(
-            F.relu(apply_norm(self.norm, self._mix(x, context)))
-        )
+        return self.predict(F.relu(self.norm(self._mix(x, context))))
 
     def _mix(self, x: Tensor, context: Optional[Tensor]) -> Tensor:
         """The 1 x 1 convolution, without spreading the context over a map."""
@@ -163,7 +161,7 @@ class WeightPredictor(nn.Module):
         mean = global_mean(x, valid)
         if context is not None:
             mean = torch.cat((context.to(mean.dtype), mean), dim=1)
-        return self.fc2(F.relu(apply_norm(self.norm, self.fc1(mean))))
+        return self.fc2(F.relu(apply_vector_norm(self.norm, self.fc1(mean))))
 
 
 class ContextualConv2d(nn.Conv2d):

@@ -9,7 +9,7 @@ import torch.nn as nn
 import torch.nn.functional as F
 from torch import Tensor
 
-from mmctx.models.layers.norms import apply_norm, build_vector_norm
+from mmctx.models.layers.norms import apply_vector_norm, build_vector_norm
 from mmctx.models.layers.pooling import global_mean
 
 TEMPERATURES = ('shared', 'stagewise', 'two', 'fixed')
@@ -64,7 +64,7 @@ class ScoreHead(nn.Module):
     def forward(self, x: Tensor, valid: Optional[Tensor] = None) -> Tensor:
         """(N, C, H, W) and valid sizes (N, 2) to (N, d)."""
         hidden = self.fc1(global_mean(x, valid))
-        return self.fc2(F.relu(apply_norm(self.norm, hidden)))
+        return self.fc2(F.relu(apply_vector_norm(self.norm, hidden)))
 
 
 class ClassMerger(nn.Module):

@@ -60,7 +60,8 @@ def add_mlp(
 
 def _add_convolutions(x: Tensor, mlp: nn.Module, branch: Tensor) -> Tensor:
     """1 x 1 convolutions are products of rows of channels."""
-    weight, bias = fold_batch_norm(getattr(mlp, 'norm', None), mlp.fc1)
+    norm = getattr(mlp, 'norm', None)
+    branch, weight, bias = fold_batch_norm(branch, norm, mlp.fc1)
     layers = weight.flatten(1), bias, mlp.fc2.weight.flatten(1), mlp.fc2.bias
     x, branch = x.permute(0, 2, 3, 1), branch.permute(0, 2, 3, 1)
     out = torch.empty_like(x, memory_format=torch.contiguous_format)
@@ -85,9 +86,11 @@ def _add_rows(
     for x_part, branch_part, out_part in zip(*parts):
         if norm is not None:
             branch_part = norm(branch_part)
-        hidden = linear(branch_part, weight1, bias1, gelu=True)
-        result = linear(hidden, weight2, bias2)
+        # Nested, so that no slice's hidden channels outlive it.
+        branch_part = linear(
+            linear(branch_part, weight1, bias1, gelu=True), weight2, bias2
+        )
         if scale is not None:
-            torch.addcmul(x_part, result, scale, out=out_part)
+            torch.addcmul(x_part, branch_part, scale, out=out_part)
         else:
-            torch.add(x_part, result, out=out_part)
+            torch.add(x_part, branch_part, out=out_part)

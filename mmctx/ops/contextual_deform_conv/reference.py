@@ -1,9 +1,9 @@
 """Deformable convolution with a kernel per image, in plain PyTorch.
 
-The truth that faster paths are tested on. A sample is the weighted sum of four
-neighbouring pixels, so maps are handled as rows: one row of C channels per
-pixel. All channels share the positions, and sampling becomes a choice of rows.
-A border of zeros stands for everything outside the map.
+A sample is the weighted sum of four neighbouring pixels, so feature maps are
+handled as rows: one row of C channels per pixel. All channels share the
+positions, and sampling becomes a choice of rows. A border of zeros stands for
+everything outside the feature map.
 """
 
 from typing import Optional
@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ..local_aggregation.reference import accumulation_dtype
+from ..precision import accumulation_dtype, without_autocast
 
 Pair = tuple[int, int]
 TAPS = 7  # sampled at once: bounds memory, and the length of exported graphs
@@ -157,11 +157,9 @@ def contextual_deform_conv_reference(
     Differentiable as often as ``contract`` is. Shapes as in
     :func:`mmctx.ops.contextual_deform_conv`, which also checks them.
     """
-    tensors = [t for t in (x, offset, weight, bias, mask) if t is not None]
-    dtype = accumulation_dtype(*tensors)
+    dtype = accumulation_dtype(x, offset, weight, bias, mask)
     groups = x.shape[1] // weight.shape[2]
-    device = 'cpu' if x.is_meta else x.device.type  # autocast knows no meta
-    with torch.autocast(device, enabled=False):
+    with without_autocast(x):
         index, corner = corners(
             offset.to(dtype),
             None if mask is None else mask.to(dtype),

@@ -50,7 +50,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from ..local_aggregation.reference import accumulation_dtype
+from ..precision import accumulation_dtype
 from ..triton_support import (
     empty_rows,
     index_dtype,
@@ -89,17 +89,9 @@ def _axis(position, size):
 
 @triton.jit
 def _positions(
-    offset,
-    offset_c,
-    y,
-    x,
-    tap,
-    inside,
-    height,
-    width,
-    GEOMETRY: tl.constexpr,
-    SUM: tl.constexpr,
-):
+    offset, offset_c, y, x, tap, inside, height, width,
+    GEOMETRY: tl.constexpr, SUM: tl.constexpr,
+):  # fmt: skip
     """Of one tap, at output pixels (y, x): ``_axis`` along both axes."""
     offset += 2 * tap * offset_c
     dy = tl.load(offset, inside, other=0.0).to(SUM)
@@ -127,16 +119,9 @@ def _store(at, x, inside):
 
 @triton.jit
 def _load_pixel(
-    image,
-    y,
-    x,
-    inside,
-    height,
-    width,
-    CHANNELS: tl.constexpr,
-    SUM: tl.constexpr,
-    INDEX: tl.constexpr,
-):
+    image, y, x, inside, height, width,
+    CHANNELS: tl.constexpr, SUM: tl.constexpr, INDEX: tl.constexpr,
+):  # fmt: skip
     """Rows of an image's map at (y, x), zeros outside it."""
     inside = inside & (y >= 0) & (y < height) & (x >= 0) & (x < width)
     at = (y.to(INDEX) * width + x) * CHANNELS
@@ -145,32 +130,14 @@ def _load_pixel(
 
 @triton.jit(do_not_specialize=_UNSPECIALIZED)
 def _forward(
-    image,
-    offset,
-    mask,
-    weight,
-    bias,
-    out,
-    height,
-    width,
-    out_width,
-    pixels,
-    offset_n,
-    offset_c,
-    offset_y,
-    offset_x,
-    mask_n,
-    mask_c,
-    mask_y,
-    mask_x,
-    CHANNELS: tl.constexpr,
-    TAPS: tl.constexpr,
-    GEOMETRY: tl.constexpr,
-    SUM: tl.constexpr,
-    INDEX: tl.constexpr,
-    BLOCK_P: tl.constexpr,
-    BLOCK_C: tl.constexpr,
-):
+    image, offset, mask, weight, bias, out,
+    height, width, out_width, pixels,
+    offset_n, offset_c, offset_y, offset_x,
+    mask_n, mask_c, mask_y, mask_x,
+    CHANNELS: tl.constexpr, TAPS: tl.constexpr, GEOMETRY: tl.constexpr,
+    SUM: tl.constexpr, INDEX: tl.constexpr,
+    BLOCK_P: tl.constexpr, BLOCK_C: tl.constexpr,
+):  # fmt: skip
     """out[p, c] = bias[c] + sum_t weight[t, c] mask[t, p] image[at t, c]."""
     tiles = tl.cdiv(pixels, BLOCK_P)
     rest = tl.program_id(0)
@@ -191,33 +158,18 @@ def _forward(
         total += tl.load(bias + c, c < CHANNELS, other=0.0).to(SUM)
     for tap in range(TAPS):
         top, left, behind_y, behind_x, _, _ = _positions(
-            offset,
-            offset_c,
-            y,
-            x,
-            tap,
-            p < pixels,
-            height,
-            width,
-            GEOMETRY,
+            offset, offset_c, y, x, tap, p < pixels, height, width, GEOMETRY,
             SUM,
-        )
+        )  # fmt: skip
         scale = _load_mask(mask, mask_at + tap * mask_c, p < pixels, behind_y)
         sample = tl.zeros((BLOCK_P, BLOCK_C), SUM)
         for dy in tl.static_range(2):
             of_y = (behind_y if dy else 1 - behind_y) * scale
             for dx in tl.static_range(2):
                 corner = _load_pixel(
-                    image,
-                    top + dy,
-                    left + dx,
-                    inside,
-                    height,
-                    width,
-                    CHANNELS,
-                    SUM,
-                    INDEX,
-                )
+                    image, top + dy, left + dx, inside, height, width,
+                    CHANNELS, SUM, INDEX,
+                )  # fmt: skip
                 sample += of_y * (behind_x if dx else 1 - behind_x) * corner
         of_tap = tl.load(weight + tap * CHANNELS, c < CHANNELS, other=0.0)
         total += of_tap.to(SUM) * sample
@@ -226,35 +178,14 @@ def _forward(
 
 @triton.jit(do_not_specialize=_UNSPECIALIZED)
 def _sampling_gradient(
-    grad,
-    image,
-    offset,
-    mask,
-    weight,
-    of_offset,
-    of_mask,
-    of_weight,
-    height,
-    width,
-    out_width,
-    pixels,
-    offset_n,
-    offset_c,
-    offset_y,
-    offset_x,
-    mask_n,
-    mask_c,
-    mask_y,
-    mask_x,
-    CHANNELS: tl.constexpr,
-    TAPS: tl.constexpr,
-    GEOMETRY: tl.constexpr,
-    SUM: tl.constexpr,
-    INDEX: tl.constexpr,
-    CHUNK: tl.constexpr,
-    BLOCK_P: tl.constexpr,
-    BLOCK_C: tl.constexpr,
-):
+    grad, image, offset, mask, weight, of_offset, of_mask, of_weight,
+    height, width, out_width, pixels,
+    offset_n, offset_c, offset_y, offset_x,
+    mask_n, mask_c, mask_y, mask_x,
+    CHANNELS: tl.constexpr, TAPS: tl.constexpr, GEOMETRY: tl.constexpr,
+    SUM: tl.constexpr, INDEX: tl.constexpr, CHUNK: tl.constexpr,
+    BLOCK_P: tl.constexpr, BLOCK_C: tl.constexpr,
+):  # fmt: skip
     """Gradients by one tap's offsets and mask, (T, P), at some pixels, and
     the part of these pixels in that by its weights, (T, C)."""
     rest = tl.program_id(0)
@@ -282,17 +213,9 @@ def _sampling_gradient(
         p = first + tl.arange(0, BLOCK_P)[:, None]
         y, x = p // out_width, p % out_width
         top, left, behind_y, behind_x, free_y, free_x = _positions(
-            offset + y * offset_y + x * offset_x,
-            offset_c,
-            y,
-            x,
-            tap,
-            p < end,
-            height,
-            width,
-            GEOMETRY,
-            SUM,
-        )
+            offset + y * offset_y + x * offset_x, offset_c, y, x, tap, p < end,
+            height, width, GEOMETRY, SUM,
+        )  # fmt: skip
         mask_at = n * mask_n + y * mask_y + x * mask_x + tap * mask_c
         scale = _load_mask(mask, mask_at, p < end, behind_y)
         by_y = tl.zeros((BLOCK_P, BLOCK_C), SUM)
@@ -307,16 +230,9 @@ def _sampling_gradient(
             corners = ()
             for k in tl.static_range(4):
                 corner = _load_pixel(
-                    image + start,
-                    top + k // 2,
-                    left + k % 2,
-                    inside,
-                    height,
-                    width,
-                    CHANNELS,
-                    SUM,
-                    INDEX,
-                )
+                    image + start, top + k // 2, left + k % 2, inside, height,
+                    width, CHANNELS, SUM, INDEX,
+                )  # fmt: skip
                 corners = corners + (corner,)  # noqa: RUF005
             upper_step = corners[1] - corners[0]
             lower_step = corners[3] - corners[2]
@@ -346,23 +262,12 @@ def _sampling_gradient(
 
 @triton.jit(do_not_specialize=_UNSPECIALIZED)
 def _keys(
-    offset,
-    key,
-    height,
-    width,
-    out_width,
-    pixels,
-    samples,
-    offset_n,
-    offset_c,
-    offset_y,
-    offset_x,
-    TAPS: tl.constexpr,
-    GEOMETRY: tl.constexpr,
-    SUM: tl.constexpr,
-    INDEX: tl.constexpr,
-    BLOCK: tl.constexpr,
-):
+    offset, key,
+    height, width, out_width, pixels, samples,
+    offset_n, offset_c, offset_y, offset_x,
+    TAPS: tl.constexpr, GEOMETRY: tl.constexpr,
+    SUM: tl.constexpr, INDEX: tl.constexpr, BLOCK: tl.constexpr,
+):  # fmt: skip
     """The upper left pixel of each sample, counted over all images' maps with
     a border of one; one more than all for samples outside."""
     at = tl.program_id(0).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
@@ -371,17 +276,9 @@ def _keys(
     n = at // pixels // TAPS
     y, x = p // out_width, p % out_width
     top, left, behind_y, behind_x, _, _ = _positions(
-        offset + n * offset_n + y * offset_y + x * offset_x,
-        offset_c,
-        y,
-        x,
-        tap,
-        at < samples,
-        height,
-        width,
-        GEOMETRY,
-        SUM,
-    )
+        offset + n * offset_n + y * offset_y + x * offset_x, offset_c, y, x,
+        tap, at < samples, height, width, GEOMETRY, SUM,
+    )  # fmt: skip
     outside = (top == height) | (left == width)
     outside |= (top == -1) & (behind_y == 0)
     outside |= (left == -1) & (behind_x == 0)
@@ -394,33 +291,14 @@ def _keys(
 
 @triton.jit(do_not_specialize=_UNSPECIALIZED)
 def _image_gradient(
-    grad,
-    offset,
-    mask,
-    weight,
-    order,
-    starts,
-    out,
-    height,
-    width,
-    out_width,
-    pixels,
-    offset_n,
-    offset_c,
-    offset_y,
-    offset_x,
-    mask_n,
-    mask_c,
-    mask_y,
-    mask_x,
-    CHANNELS: tl.constexpr,
-    TAPS: tl.constexpr,
-    GEOMETRY: tl.constexpr,
-    SUM: tl.constexpr,
-    INDEX: tl.constexpr,
-    BLOCK_S: tl.constexpr,
-    BLOCK_C: tl.constexpr,
-):
+    grad, offset, mask, weight, order, starts, out,
+    height, width, out_width, pixels,
+    offset_n, offset_c, offset_y, offset_x,
+    mask_n, mask_c, mask_y, mask_x,
+    CHANNELS: tl.constexpr, TAPS: tl.constexpr, GEOMETRY: tl.constexpr,
+    SUM: tl.constexpr, INDEX: tl.constexpr,
+    BLOCK_S: tl.constexpr, BLOCK_C: tl.constexpr,
+):  # fmt: skip
     """One pixel of the map: the sum over the samples that read it."""
     blocks: tl.constexpr = (CHANNELS + BLOCK_C - 1) // BLOCK_C
     rest = tl.program_id(0)
@@ -446,17 +324,9 @@ def _image_gradient(
             tap, p = at // pixels, at % pixels
             y, x = p // out_width, p % out_width
             _, left, behind_y, behind_x, _, _ = _positions(
-                offset + y * offset_y + x * offset_x,
-                offset_c,
-                y,
-                x,
-                tap,
-                near,
-                height,
-                width,
-                GEOMETRY,
-                SUM,
-            )
+                offset + y * offset_y + x * offset_x, offset_c, y, x, tap,
+                near, height, width, GEOMETRY, SUM,
+            )  # fmt: skip
             mask_at = n * mask_n + y * mask_y + x * mask_x + tap * mask_c
             scale = _load_mask(mask, mask_at, near, behind_y)
             scale *= behind_y if above else 1 - behind_y

@@ -31,6 +31,6 @@ def norm_conv(
     sizes: Sequence[int],
 ) -> tuple[Tensor, ...]:
     """As :func:`mmctx.ops.norm_conv`, for layers that :func:`refuse` takes."""
-    weight, bias = fold_batch_norm(norm, conv)
+    x, weight, bias = fold_batch_norm(x, norm, conv)
     parts = zip(weight.split(list(sizes)), bias.split(list(sizes)))
     return tuple(F.conv2d(x, *part) for part in parts)

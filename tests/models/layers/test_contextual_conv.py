@@ -11,7 +11,7 @@ from torch import nn
 from torchvision.ops import deform_conv2d
 
 from mmctx.models.layers import ContextualConv2d
-from mmctx.models.layers.norms import apply_norm, build_norm
+from mmctx.models.layers.norms import apply_vector_norm, build_norm
 from mmctx.models.layers.pooling import (
     global_mean,
     halved,
@@ -73,7 +73,7 @@ def one_by_one(conv, x, context):
         if conv.weight_predictor is not None:
             p = conv.weight_predictor
             mean = torch.cat((context[i], x[i].mean((1, 2))))[None]
-            delta = p.fc2(F.relu(apply_norm(p.norm, p.fc1(mean))))
+            delta = p.fc2(F.relu(apply_vector_norm(p.norm, p.fc1(mean))))
             weight = weight + delta.view(-1, *weight.shape[1:])
         if conv.sampling_predictor is None:
             out = F.conv2d(
@@ -88,7 +88,7 @@ def one_by_one(conv, x, context):
         else:
             p = conv.sampling_predictor
             joined = torch.cat((spread, x), dim=1)[i : i + 1]
-            raw = p.predict(F.relu(apply_norm(p.norm, p.reduce(joined))))
+            raw = p.predict(F.relu(p.norm(p.reduce(joined))))
             mask = raw[:, 2 * taps :].sigmoid()
             out = deform_conv2d(
                 image,
@@ -235,10 +235,8 @@ def test_norms_of_vectors(type_):
     cfg = dict(type=type_, **(dict(num_groups=2) if type_ == 'GN' else {}))
     norm = build_norm(cfg, 6).train()
     x = torch.randn(5, 6)
-    found = apply_norm(norm, x)
-    torch.testing.assert_close(
-        found, apply_norm(norm, x[..., None, None]).flatten(1)
-    )
+    found = apply_vector_norm(norm, x)
+    torch.testing.assert_close(found, norm(x[..., None, None]).flatten(1))
     if type_ == 'BN':
         torch.testing.assert_close(found, nn.BatchNorm1d(6)(x))
 

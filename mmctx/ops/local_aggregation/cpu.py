@@ -1,11 +1,11 @@
-"""Local aggregation without a copy per tap, in plain PyTorch.
+"""Local aggregation without a copy per tap, by operators of PyTorch.
 
-On the flattened map, the neighbour at (dy, dx) of every pixel lies
+In a flattened feature map, the neighbour at (dy, dx) of every pixel lies
 ``dy * W + dx`` positions ahead, so that each tap is one multiply-add of two
 contiguous slices, accumulated in place. A shift by dx wraps around the ends of
 rows; zeroing the dx columns that wrap, once per dx, makes the result exact.
-Beside inputs and output that takes k - 1 copies of one map, where ``unfold``
-takes k * k.
+Beside inputs and output that takes K - 1 copies of the feature map, where
+``unfold`` takes K * K.
 """
 
 from collections.abc import Iterator
@@ -13,11 +13,11 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
-from .reference import accumulation_dtype
+from ..precision import accumulation_dtype
 
 
 def _clear_columns(x: Tensor, dx: int) -> Tensor:
-    """A (..., H, W) map without the columns that a read at +dx wraps to."""
+    """(..., H, W) without the columns that a read at +dx wraps to."""
     if dx == 0:
         return x
     x = x.clone()
@@ -28,9 +28,20 @@ def _clear_columns(x: Tensor, dx: int) -> Tensor:
     return x
 
 
-def _grouped_rows(x: Tensor, groups: int) -> Tensor:
+def _group(x: Tensor, groups: int) -> Tensor:
     """(N, C, H, W) to (N, C / G, G, H * W): channels that share a weight."""
-    return x.flatten(2).unflatten(1, (-1, groups))
+    return x.flatten(2).unflatten(1, (x.shape[1] // groups, groups))
+
+
+def _shifted(
+    x: Tensor, groups: int, kernel_size: int, side: int
+) -> dict[int, Tensor]:
+    """Grouped rows to be read at +dx (``side`` 1) or -dx (-1), by dx."""
+    radius = kernel_size // 2
+    return {
+        dx: _group(_clear_columns(x, side * dx), groups)
+        for dx in range(-radius, radius + 1)
+    }
 
 
 def _taps(
@@ -38,8 +49,8 @@ def _taps(
 ) -> Iterator[tuple[int, int, slice, slice]]:
     """Tap, dx, and the slices of pixels and of their neighbours.
 
-    Pixels whose neighbour lies above or below the map are left out, and so
-    are taps that reach over the whole map.
+    Pixels whose neighbour lies above or below the feature map are left out,
+    and so are taps that reach over all of it.
     """
     radius = kernel_size // 2
     size = height * width
@@ -57,20 +68,14 @@ def _taps(
 
 def forward(value: Tensor, weight: Tensor, kernel_size: int) -> Tensor:
     """Output of the operator; shapes as in the public function."""
-    height, width = value.shape[-2:]
-    groups = weight.shape[1]
     dtype = accumulation_dtype(value, weight)
-    radius = kernel_size // 2
     source = value.to(dtype).contiguous()
-    rows = {
-        dx: _grouped_rows(_clear_columns(source, dx), groups)
-        for dx in range(-radius, radius + 1)
-    }
-    weight = weight.to(dtype).flatten(3).unsqueeze(1)
+    rows = _shifted(source, weight.shape[1], kernel_size, 1)
+    taps = weight.to(dtype).flatten(3).unsqueeze(1)
     out = torch.zeros_like(rows[0])
-    for tap, dx, pixels, neighbours in _taps(kernel_size, height, width):
+    for tap, dx, pixels, neighbours in _taps(kernel_size, *value.shape[2:]):
         out[..., pixels].addcmul_(
-            weight[..., tap, pixels], rows[dx][..., neighbours]
+            taps[..., tap, pixels], rows[dx][..., neighbours]
         )
     return out.view(value.shape).to(value.dtype)
 
@@ -84,22 +89,16 @@ def backward(
     weight's is the product of output gradient and neighbour, summed over the
     channels that share the weight.
     """
-    height, width = value.shape[-2:]
-    groups = weight.shape[1]
     dtype = accumulation_dtype(value, weight)
-    radius = kernel_size // 2
+    grad, source = (x.to(dtype).contiguous() for x in (grad, value))
+    source = _group(source, weight.shape[1])
+    taps = weight.to(dtype).flatten(3).unsqueeze(1)
     # Pixels whose neighbour at dx lies outside give nothing: their columns
     # are those that a read at -dx wraps to.
-    grad = grad.to(dtype).contiguous()
-    rows = {
-        dx: _grouped_rows(_clear_columns(grad, -dx), groups)
-        for dx in range(-radius, radius + 1)
-    }
-    source = _grouped_rows(value.to(dtype).contiguous(), groups)
-    taps = weight.to(dtype).flatten(3).unsqueeze(1)
+    rows = _shifted(grad, weight.shape[1], kernel_size, -1)
     grad_value = torch.zeros_like(source)
     grad_weight = torch.zeros_like(taps[:, 0])
-    for tap, dx, pixels, neighbours in _taps(kernel_size, height, width):
+    for tap, dx, pixels, neighbours in _taps(kernel_size, *value.shape[2:]):
         grad_out = rows[dx][..., pixels]
         grad_value[..., neighbours].addcmul_(taps[..., tap, pixels], grad_out)
         torch.sum(

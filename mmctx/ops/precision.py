@@ -1,0 +1,21 @@
+"""The dtypes that operators compute in."""
+
+from typing import Optional
+
+import torch
+from torch import Tensor
+
+
+def accumulation_dtype(*tensors: Optional[Tensor]) -> torch.dtype:
+    """The dtype to sum in: at least float32, float64 if any input is."""
+    dtype = torch.float32
+    for tensor in tensors:
+        if tensor is not None:
+            dtype = torch.promote_types(dtype, tensor.dtype)
+    return dtype
+
+
+def without_autocast(x: Tensor) -> torch.autocast:
+    """A context in which operators on ``x`` keep the dtypes they are given."""
+    device = 'cpu' if x.is_meta else x.device.type  # autocast knows no meta
+    return torch.autocast(device, enabled=False)
