@@ -106,8 +106,13 @@ def is_contextual(key: str) -> bool:
 
 
 def reshape(key: str, tensor: Tensor) -> Tensor:
-    """A tensor in the shape of ours: torchvision's layer scale has axes."""
-    return tensor.flatten() if key.endswith('.gamma') else tensor
+    """A tensor in the shape of ours.
+
+    torchvision's layer scale has axes, and a released scale has none.
+    """
+    return (
+        tensor.flatten() if key.endswith(('.gamma', '.log_scale')) else tensor
+    )
 
 
 def rename(keys: Collection[str]) -> Callable[[str], str]:

@@ -5,8 +5,9 @@ from typing import Optional, Union
 
 import torch.nn as nn
 from mmcv.cnn import build_norm_layer
-from mmcv.cnn.bricks import DropPath
 from torch import Tensor
+
+from .stochastic_depth import StochasticDepth
 
 
 def resolve_depth(
@@ -95,11 +96,17 @@ class Bottleneck(nn.Module):
         self.pool_after = pool_after or nn.Identity()
         self.expand = conv_norm(channels, out_channels, 1, 1, norm_cfg)
         self.shortcut = shortcut
-        self.drop_path = DropPath(drop_path) if drop_path else nn.Identity()
+        self.drop_path = StochasticDepth(drop_path)
         self.act = nn.ReLU(inplace=True)
 
-    def forward(self, x: Tensor) -> Tensor:
-        """(N, C_in, H, W) to (N, C_out, H / stride, W / stride)."""
-        branch = self.operator(self.pool_before(self.reduce(x)))
-        branch = self.drop_path(self.expand(self.pool_after(branch)))
+    def forward(self, x: Tensor, *others: Optional[Tensor]) -> Tensor:
+        """(N, C_in, H, W) to (N, C_out, H / stride, W / stride).
+
+        ``others`` are what the operator takes beside the feature map.
+        """
+        branch = self.operator(self.pool_before(self.reduce(x)), *others)
+        branch = self.expand(self.pool_after(branch))
+        keep = self.drop_path(x)
+        if keep is not None:
+            branch = branch * keep
         return self.act(branch.add_(self.shortcut(x)))

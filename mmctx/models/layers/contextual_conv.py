@@ -14,7 +14,7 @@ from mmctx.models.layers.norms import (
     build_vector_norm,
 )
 from mmctx.models.layers.pooling import global_mean
-from mmctx.ops import contextual_deform_conv
+from mmctx.ops import context_projection, contextual_deform_conv
 from mmctx.registry import register
 
 
@@ -107,17 +107,8 @@ class SamplingPredictor(nn.Module):
             the offsets down and to the right in pixels; then, with a mask,
             its logit for each tap.
         """
-        return self.predict(F.relu(self.norm(self._mix(x, context))))
-
-    def _mix(self, x: Tensor, context: Optional[Tensor]) -> Tensor:
-        """The 1 x 1 convolution, without spreading the context over a map."""
-        if context is None:
-            return self.reduce(x)
-        of_context, of_x = self.reduce.weight.split(
-            (self.context_channels, x.shape[1]), dim=1
-        )
-        shift = F.linear(context, of_context.flatten(1), self.reduce.bias)
-        return F.conv2d(x, of_x) + shift[..., None, None]
+        hidden = context_projection(x, context, self.reduce)
+        return self.predict(F.relu(self.norm(hidden)))
 
 
 class WeightPredictor(nn.Module):
@@ -293,7 +284,7 @@ class ContextualConv2d(nn.Conv2d):
         delta = None
         if self.weight_predictor is not None:
             delta = self.weight_predictor(x, context, valid)
-            delta = delta.view(-1, *self.weight_predictor.shape)
+            delta = delta.unflatten(1, self.weight_predictor.shape)
         if self.sampling_predictor is not None:
             return self._deformed(x, context, delta)
         if delta is not None:
@@ -336,6 +327,8 @@ class ContextualConv2d(nn.Conv2d):
 
     def _reweighted(self, x: Tensor, delta: Tensor) -> Tensor:
         """Convolution with W + dW; linear in both."""
+        if x.shape[0] == 0:
+            return super().forward(x)
         if is_depthwise(self):
             bias = None if self.bias is None else self.bias.repeat(x.shape[0])
             return self._per_image(x, self.weight + delta, bias)
