@@ -424,7 +424,7 @@ def test_feature_extractor_of_mmpretrain():
 
     tiny = {k: v for k, v in TINY[KINDS[0]].items() if k != 'num_classes'}
     model = get_model('ctx_convnext_tiny', num_classes=12, **tiny).eval()
-    model.cfg = Config(
+    model._config = Config(
         dict(test_dataloader=dict(dataset=dict(pipeline=[
             dict(type='LoadImageFromFile'),
             dict(type='ResizeEdge', scale=64),
