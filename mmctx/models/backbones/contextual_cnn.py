@@ -58,10 +58,7 @@ class ContextualStage(Stage):
     """Blocks that share a context, and know the padding of a batch."""
 
     def forward(
-        self,
-        x: Tensor,
-        context: Optional[Tensor] = None,
-        valid: Optional[Tensor] = None,
+        self, x: Tensor, context: Optional[Tensor], valid: Optional[Tensor]
     ) -> Tensor:
         """(N, C_in, H, W), context and valid sizes to (N, C, H', W')."""
         for block in self:
@@ -267,13 +264,9 @@ class ContextualCNN(ContextBackbone):
         raise NotImplementedError
 
     def _make_block(
-        self,
-        stage: int,
-        index: int,
-        drop_path: float,
-        conv_cfg: Optional[dict],
+        self, stage: int, index: int, rate: float, conv_cfg: Optional[dict]
     ) -> nn.Module:
-        """The block at an index of a stage.
+        """The block at an index of a stage, dropped at a rate.
 
         ``conv_cfg`` holds what a :class:`ContextualConv2d` takes beside the
         arguments of an ordinary convolution, and is None for the latter. The

@@ -79,10 +79,7 @@ class ConvNeXtBlock(nn.Module):
         self.drop_path = StochasticDepth(drop_path)
 
     def forward(
-        self,
-        x: Tensor,
-        context: Optional[Tensor] = None,
-        valid: Optional[Tensor] = None,
+        self, x: Tensor, context: Optional[Tensor], valid: Optional[Tensor]
     ) -> Tensor:
         """(N, C_in, H, W), context and valid sizes to (N, C, H', W')."""
         x = self.downsample(x)
@@ -159,11 +156,7 @@ class ContextualConvNeXt(ContextualCNN):
         )
 
     def _make_block(
-        self,
-        stage: int,
-        index: int,
-        drop_path: float,
-        conv_cfg: Optional[dict],
+        self, stage: int, index: int, rate: float, conv_cfg: Optional[dict]
     ) -> nn.Module:
         channels, downsample = self.channels[stage], None
         if stage > 0 and index == 0:
@@ -178,7 +171,7 @@ class ContextualConvNeXt(ContextualCNN):
             conv_cfg is not None,
             self.norm_cfg,
             self.layer_scale_init_value,
-            drop_path,
+            rate,
             downsample,
         )
 

@@ -48,10 +48,7 @@ class ContextualBottleneck(Bottleneck):
         self.stride = stride
 
     def forward(
-        self,
-        x: Tensor,
-        context: Optional[Tensor] = None,
-        valid: Optional[Tensor] = None,
+        self, x: Tensor, context: Optional[Tensor], valid: Optional[Tensor]
     ) -> Tensor:
         """(N, C_in, H, W), context and valid sizes to (N, C, H', W')."""
         if self.contextual:
@@ -123,11 +120,7 @@ class ContextualResNet(ContextualCNN):
         )  # fmt: skip
 
     def _make_block(
-        self,
-        stage: int,
-        index: int,
-        drop_path: float,
-        conv_cfg: Optional[dict],
+        self, stage: int, index: int, rate: float, conv_cfg: Optional[dict]
     ) -> nn.Module:
         width = self.widths[stage]
         out_channels = self.expansion * width
@@ -157,7 +150,7 @@ class ContextualResNet(ContextualCNN):
             operator,
             shortcut,
             self.norm_cfg,
-            drop_path,
+            rate,
             contextual=conv_cfg is not None,
             stride=stride,
         )

@@ -38,7 +38,7 @@ class _Linear(nn.Linear):
 
 
 class ZeroConv2d(_Conv2d):
-    """A convolution that starts at zero, also in networks of the hosts."""
+    """A convolution that starts at zero, in OpenMMLab networks, too."""
 
     def reset_parameters(self) -> None:
         nn.init.zeros_(self.weight)
@@ -46,7 +46,7 @@ class ZeroConv2d(_Conv2d):
 
 
 class ZeroLinear(_Linear):
-    """A linear layer that starts at zero, also in networks of the hosts."""
+    """A linear layer that starts at zero, in OpenMMLab networks, too."""
 
     def reset_parameters(self) -> None:
         nn.init.zeros_(self.weight)
@@ -68,7 +68,7 @@ class SamplingPredictor(nn.Module):
         conv (nn.Conv2d): The convolution that is modulated.
         context_channels (int): Channels of the context, 0 for none.
         mask (bool): Predict a modulation mask as well.
-        norm_cfg (dict): A norm of maps.
+        norm_cfg (dict): A norm of feature maps.
     """
 
     def __init__(
@@ -122,7 +122,7 @@ class WeightPredictor(nn.Module):
     Args:
         conv (nn.Conv2d): The convolution that is modulated.
         context_channels (int): Channels of the context, 0 for none.
-        norm_cfg (dict): A norm of maps; the epsilon of layer norm is
+        norm_cfg (dict): A norm of feature maps; the epsilon of layer norm is
             PyTorch's.
 
     Attributes:
@@ -168,8 +168,8 @@ class ContextualConv2d(nn.Conv2d):
     mask the layer computes half the convolution of its own weights.
 
     With neither offsets, a context is an extra input to an ordinary
-    convolution (rows a2 and b1 of Tables 4 and 5): spread over a map and
-    joined to the features, which its own 1 x 1 kernels read. The paper's
+    convolution (rows a2 and b1 of Tables 4 and 5): spread over a feature map
+    and joined to the features, which its own 1 x 1 kernels read. The paper's
     number of parameters leaves no room for K x K kernels.
 
     Source: `Contextual Convolutional Networks
@@ -270,8 +270,8 @@ class ContextualConv2d(nn.Conv2d):
         Args:
             x (Tensor): (N, C_in, H, W), in any memory format.
             context (Tensor, optional): (N, context_channels).
-            valid (Tensor, optional): Rows and columns (N, 2) of each map
-                that are no padding. Defaults to all.
+            valid (Tensor, optional): Rows and columns (N, 2) of each
+                feature map that are no padding. Defaults to all.
 
         Returns:
             Tensor: (N, C_out, H', W').
@@ -294,13 +294,13 @@ class ContextualConv2d(nn.Conv2d):
         )
 
     def _check_context(self, x: Tensor, context: Optional[Tensor]) -> None:
+        shape = None if context is None else tuple(context.shape)
         expected = (x.shape[0], self.context_channels)
-        found = (x.shape[0], 0) if context is None else tuple(context.shape)
-        if found != expected:
-            given = None if context is None else found
+        expected = expected if self.context_channels else None
+        if shape != expected:
             raise ValueError(
                 f'This contextual convolution takes a context of shape '
-                f'{expected if self.context_channels else None}, got {given}.'
+                f'{expected}, got {shape}.'
             )
 
     def _deformed(
