@@ -366,7 +366,8 @@ class ContextualCNN(ContextBackbone):
             )
             if stage_scores is not None:
                 scores.append(stage_scores)
-                masks += [] if left_before is None else [left_before]
+                if left_before is not None:
+                    masks.append(left_before)
         if not self.with_class_scores:
             return tuple(maps)
         return ScoredMaps((*maps, *scores, *masks))

@@ -168,12 +168,14 @@ def test_temperatures(temperature, names):
 @pytest.mark.parametrize('temperature', ['shared', 'stagewise'])
 def test_scales_without_dimensions_load(temperature):
     """As older checkpoints and the release hold them."""
-    layers = make_layers(temperature)
+    layers = make_layers(temperature).double()
     state = {
         k: v.squeeze() + 1 if k.startswith('log_scale') else v
         for k, v in layers.state_dict().items()
     }
-    expected = scores_of(layers, 1, x := torch.randn(2, 12, 4, 4)) * math.e
+    expected = (
+        scores_of(layers, 1, x := torch.randn(2, 12, 4, 4).double()) * math.e
+    )
     layers.load_state_dict(state)
     torch.testing.assert_close(scores_of(layers, 1, x), expected)
     assert all(p.dim() for p in layers.parameters())
