@@ -9,8 +9,10 @@ import torch.nn as nn
 from mmengine.model import initialize
 from mmengine.registry import DefaultScope
 
-from mmctx.checkpoints import RELEASED, CheckpointError, load_checkpoint
 from mmctx.models import backbones
+from mmctx.weights.addresses import RELEASED, locate
+from mmctx.weights.fit import fit
+from mmctx.weights.reading import CheckpointError, load_file, unwrap
 
 CLASSIFICATION = 'classification'
 DETECTION = 'detection'
@@ -24,7 +26,6 @@ class ModelSpec:
     """What a name stands for.
 
     Attributes:
-        family (str): File name of the network's family.
         backbone (dict): Config of the backbone.
         tasks (tuple[str]): Tasks with published experiments.
         neck (dict, optional): Config of the classifier's neck;
@@ -37,7 +38,6 @@ class ModelSpec:
             backbone that scores them itself.
     """
 
-    family: str
     backbone: dict
     tasks: tuple[str, ...] = (CLASSIFICATION,)
     neck: Optional[dict] = field(
@@ -57,7 +57,6 @@ class ModelSpec:
 
 def _coat(arch: str, *tasks: str) -> ModelSpec:
     return ModelSpec(
-        'coat',
         dict(type='CoaT', arch=arch),
         (CLASSIFICATION, *tasks),
         neck=None,
@@ -69,7 +68,6 @@ def _coat(arch: str, *tasks: str) -> ModelSpec:
 
 def _container(arch: str, *tasks: str) -> ModelSpec:
     return ModelSpec(
-        'container',
         dict(type='Container', arch=arch),
         (CLASSIFICATION, *tasks),
         neck=dict(type='NormedPooling', in_channels=None),
@@ -82,7 +80,6 @@ def _container(arch: str, *tasks: str) -> ModelSpec:
 
 def _contnet(arch: str, *tasks: str, **options) -> ModelSpec:
     return ModelSpec(
-        'contnet',
         dict(type='ConTNet', arch=arch, **options),
         (CLASSIFICATION, *tasks),
         classifier=dict(dense=False),
@@ -91,7 +88,6 @@ def _contnet(arch: str, *tasks: str, **options) -> ModelSpec:
 
 def _contextual(backbone: str, *tasks: str, **options) -> ModelSpec:
     return ModelSpec(
-        'contextual_cnn',
         dict(type=backbone, **options),
         (CLASSIFICATION, *tasks),
         neck=None,
@@ -103,20 +99,14 @@ def _contextual(backbone: str, *tasks: str, **options) -> ModelSpec:
 _COCO = (CLASSIFICATION, DETECTION, INSTANCE)
 
 _SPECS: dict[str, ModelSpec] = {
-    'cotnet50': ModelSpec('cotnet', dict(type='CoTNet', depth=50), _COCO),
-    'cotnet101': ModelSpec('cotnet', dict(type='CoTNet', depth=101), _COCO),
-    'cotnext50': ModelSpec('cotnet', dict(type='CoTNeXt', depth=50), _COCO),
-    'cotnext101': ModelSpec('cotnet', dict(type='CoTNeXt', depth=101), _COCO),
-    'se_cotnetd_50': ModelSpec(
-        'cotnet', dict(type='SECoTNetD', depth=50), _COCO
-    ),
-    'se_cotnetd_101': ModelSpec(
-        'cotnet', dict(type='SECoTNetD', depth=101), _COCO
-    ),
-    'se_cotnetd_152': ModelSpec('cotnet', dict(type='SECoTNetD', depth=152)),
-    'se_cotnetd_152_320': ModelSpec(
-        'cotnet', dict(type='SECoTNetD', depth=152)
-    ),
+    'cotnet50': ModelSpec(dict(type='CoTNet', depth=50), _COCO),
+    'cotnet101': ModelSpec(dict(type='CoTNet', depth=101), _COCO),
+    'cotnext50': ModelSpec(dict(type='CoTNeXt', depth=50), _COCO),
+    'cotnext101': ModelSpec(dict(type='CoTNeXt', depth=101), _COCO),
+    'se_cotnetd_50': ModelSpec(dict(type='SECoTNetD', depth=50), _COCO),
+    'se_cotnetd_101': ModelSpec(dict(type='SECoTNetD', depth=101), _COCO),
+    'se_cotnetd_152': ModelSpec(dict(type='SECoTNetD', depth=152)),
+    'se_cotnetd_152_320': ModelSpec(dict(type='SECoTNetD', depth=152)),
     'contnet_ti': _contnet('ti'),
     'contnet_s': _contnet('s'),
     'contnet_m': _contnet('m', DETECTION, INSTANCE, SEMANTIC),
@@ -270,10 +260,12 @@ def get_model(
     if not pretrained:
         initialize(model.head, model.head.init_cfg or [])
         return model
-    state = load_checkpoint(_released_uri(name))
+    path = locate(_released_uri(name))
+    state = fit(unwrap(load_file(path)), model.backbone).require(
+        f'{path} is not the released {name!r}.'
+    )
     if num_classes != 1000:
-        fresh = model.head.state_dict(prefix='head.')
-        state = {k: fresh.get(k, v) for k, v in state.items()}
+        state |= model.head.state_dict(prefix='head.')
     model.load_state_dict(state, strict=True)
     return model
 

@@ -13,8 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from mmctx import get_model
-from mmctx.checkpoints import convert_state_dict
-from mmctx.checkpoints.convert import examine
+from mmctx.checkpoints import convert_state_dict, examine
 
 FOLDER = Path(__file__).parent / 'data' / 'parity'
 #: Parameters by the key `rename` of the released name.

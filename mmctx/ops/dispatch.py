@@ -53,10 +53,14 @@ def refuse_custom_operator() -> Optional[str]:
         return 'mmctx.ops.reference() is active'
     if is_exporting():
         return "an exporter knows PyTorch's own operators only"
-    if torch.compiler.is_compiling():
-        return None
-    if torch._C._are_functorch_transforms_active() or (
-        torch.autograd.forward_ad._current_level >= 0
+    return refuse_transforms()
+
+
+def refuse_transforms() -> Optional[str]:
+    """Why a custom operator would lose derivatives of torch.func."""
+    if not torch.compiler.is_compiling() and (
+        torch._C._are_functorch_transforms_active()
+        or torch.autograd.forward_ad._current_level >= 0
     ):
         return 'transforms of torch.func and forward-mode AD see through it'
     return None

@@ -22,7 +22,6 @@ SHALLOW = dict(
     CoTNet=dict(depth=(1, 1, 1, 1)),
     CoTNeXt=dict(depth=(1, 1, 1, 1)),
     SECoTNetD=dict(depth=(1, 1, 2, 1)),
-    Container=dict(table_size=64),
     PAMVisionTransformer=dict(img_size=64),
     ContextualResNet=dict(depth=(1, 1, 1, 1)),
 )

@@ -9,6 +9,7 @@ from mmengine.optim import build_optim_wrapper
 from torch import nn
 
 from mmctx.models.layers import ContextualConv2d
+from mmctx.models.layers.stochastic_depth import StochasticDepth
 from tests.configs import recipes
 from tests.configs.recipes import (
     build_on_meta,
@@ -120,9 +121,10 @@ def test_loss_and_classes(name):
     model = build_on_meta(load(name))
     backbone, loss = model.backbone, model.head.loss_module
     assert (loss.alpha, loss.label_smooth) == (0.15, 0.1)
-    assert backbone.selection == 'rerank'
-    assert backbone.class_counts == (500, 200, 50)
-    assert backbone.contextualizing.temperature == 'shared'
+    layers = backbone.contextualizing
+    assert layers.selection == 'rerank'
+    assert layers.class_counts == (500, 200, 50)
+    assert layers.temperature == 'shared'
     assert all(p.requires_grad for p in model.parameters())
 
 
@@ -140,11 +142,12 @@ def test_convnexts(arch, drop_path, third):
     probabilities = [
         module.drop_prob
         for module in backbone.modules()
-        if type(module).__name__ == 'DropPath'
+        if isinstance(module, StochasticDepth)
     ]
     assert probabilities == sorted(probabilities)
     assert probabilities[-1] == pytest.approx(drop_path)
-    assert len(probabilities) == third + 8, 'all blocks but the first'
+    assert len(probabilities) == third + 9
+    assert probabilities[0] == 0 < probabilities[1]
 
 
 #: Of each row: weight and sampling offsets, mask, contextual stages, scored

@@ -1,6 +1,7 @@
 """Base class of all backbones."""
 
-from collections.abc import Sequence
+import re
+from collections.abc import Callable, Collection, Sequence
 from itertools import islice
 from typing import Any, Optional, Union
 
@@ -11,7 +12,7 @@ from mmengine.utils.dl_utils.parrots_wrapper import _BatchNorm
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
-from mmctx.checkpoints import load_backbone
+from mmctx.weights.fit import load_backbone
 
 NUM_STAGES = 4
 STRIDES = (4, 8, 16, 32)
@@ -305,8 +306,20 @@ class ContextBackbone(BaseModule):
             load_backbone(self, cfg['checkpoint'], cfg.get('prefix'))
         self._is_init = True
 
+    #: Pattern of our keys (below 'backbone.') that a file may lack, all of
+    #: them or none: parts that a plain network does not have.
+    optional_keys: Optional[re.Pattern] = None
+
+    @staticmethod
+    def key_map(keys: Collection[str]) -> Callable[[str], str]:
+        """The function from a released key to ours; all keys are given.
+
+        See :mod:`mmctx.weights.keys`. By default the released keys are ours.
+        """
+        return lambda key: f'backbone.{key}'
+
     def unbuilt_keys(self) -> tuple[str, ...]:
-        """Beginnings of names that more out indices would have built.
+        """Key prefixes of stages that this instance does not build.
 
         A checkpoint may hold them.
         """

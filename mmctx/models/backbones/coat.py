@@ -26,6 +26,7 @@ from mmctx.models.layers.tokens import (
     runs_in_slices,
 )
 from mmctx.registry import register
+from mmctx.weights.keys import coat as keys
 
 CO_SCALES = ('interpolation', 'none', 'cross_attention')
 
@@ -378,6 +379,7 @@ class CoaT(ContextBackbone):
         [(2, 64, 56, 56), (2, 128, 28, 28), (2, 320, 14, 14), (2, 512, 7, 7)]
     """
 
+    key_map = staticmethod(keys.key_map)
     arch_settings = {
         'lite_tiny': dict(
             embed_dims=(64, 128, 256, 320),

@@ -1,7 +1,6 @@
 """ConTNet."""
 
 from collections.abc import Sequence
-from itertools import count
 from typing import Optional, Union
 
 import torch
@@ -10,10 +9,20 @@ from mmcv.cnn import build_norm_layer
 from mmengine.registry import MODELS
 from torch import Tensor
 
-from mmctx.models.backbones.base import NUM_STAGES, STRIDES, ContextBackbone
+from mmctx.models.backbones.base import (
+    NUM_STAGES,
+    STRIDES,
+    ContextBackbone,
+    Stage,
+    drop_path_rates,
+    require_norm,
+)
 from mmctx.models.layers import PatchwiseTransformerEncoder
-from mmctx.models.layers.tokens import residual
 from mmctx.registry import register
+from mmctx.weights.keys import contnet as keys
+
+#: Side of the images whose feature maps image-wise position codes cover.
+IMAGE_SIZE = 224
 
 
 class Stem(nn.Sequential):
@@ -36,7 +45,7 @@ class Stem(nn.Sequential):
 
 
 def _pool() -> nn.AvgPool2d:
-    """Halves a map; what lies beyond an odd side does not count."""
+    """Halves a feature map; what lies beyond an odd side does not count."""
     return nn.AvgPool2d(2, ceil_mode=True, count_include_pad=False)
 
 
@@ -78,17 +87,20 @@ class ConTBlock(nn.Module):
         self.act = nn.ReLU(inplace=True)
         self.ste = nn.Sequential(*encoders)
         self.conv = conv
-        self.pool_shortcut = _pool() if pool_shortcut else nn.Identity()
         self.shortcut = shortcut
+        if shortcut is not None:
+            self.pool_shortcut = _pool() if pool_shortcut else nn.Identity()
         self.dropout = nn.Dropout(drop_rate)
 
     def forward(self, x: Tensor) -> Tensor:
         """(N, C, H, W) to (N, C_out, ceil(H / stride), ceil(W / stride))."""
         x = self.pool_input(x)
-        active = self.act(self.norm(x))
+        branch = self.act(self.norm(x))
         if self.shortcut is not None:
-            x = self.shortcut(self.pool_shortcut(active))
-        return self.dropout(residual(x, self.conv(self.ste(active))))
+            x = self.shortcut(self.pool_shortcut(branch))
+        branch = self.ste(branch)
+        branch = self.conv(branch)
+        return self.dropout(x + branch)
 
 
 @register(MODELS)
@@ -100,11 +112,11 @@ class ConTNet(ContextBackbone):
 
     - for dense prediction (``dense=True``), as the paper describes it: the
       last block of a stage keeps the resolution, average pooling between
-      the stages halves it. The map of a stage is that of its last block, of
-      stride 4, 8, 16 or 32;
+      the stages halves it. The feature map of a stage is that of its last
+      block, of stride 4, 8, 16 or 32;
     - for classification (``dense=False``), as released: the last block of
-      stages 1 to 3 halves the resolution itself. The maps have strides 8,
-      16, 32 and 32, and numbers that differ from the other form's.
+      stages 1 to 3 halves the resolution itself. The feature maps have
+      strides 8, 16, 32 and 32, and values that differ from the other form's.
 
     In both, stage i returns twice its own channels, 2 C_1 * 2**i, i from 0.
 
@@ -117,20 +129,20 @@ class ConTNet(ContextBackbone):
             with the MLPs of the paper's Table 1 (192 and 384 channels in
             the first two stages, not 196 and 392), or a dict with
             ``stem_channels``, ``depths`` and ``feedforward_channels`` (four
-            numbers each) and, optionally, ``num_heads`` (1, 2, 4, 8),
+            values each) and, optionally, ``num_heads`` (1, 2, 4, 8),
             ``drop_rates`` (of the encoders of each stage, 0) and
-            ``last_drop_rate`` (of the last map, 0). Defaults to 'm'.
+            ``last_drop_rate`` (of the last feature map, 0). Defaults to 'm'.
         dense (bool): Which form, see above. Defaults to True.
         patch_sizes (Sequence[int] or Sequence[Sequence[int]]): Patch size of
             each encoder of a block, or several such lists, which the blocks
             of every stage use in turn (Table 9). Defaults to (7, 14).
-        last_patch_size (int): The most that a patch measures in the last
-            stage, whose map is 7 x 7 at 224 pixels. Defaults to 7.
+        last_patch_size (int): Largest patch size in the last stage, whose
+            feature map is 7 x 7 at 224 pixels. Defaults to 7, as released;
+            14 is that of the paper's text.
         position (str): Position code of the encoders (Table 8), see
-            :class:`PatchwiseTransformerEncoder`. Defaults to '2d'.
-        img_size (int): Side of the images for which the tables of
-            ``position='2d_image'`` are made; for others they are resized.
-            Defaults to 224.
+            :class:`PatchwiseTransformerEncoder`; the tables of '2d_image'
+            are those of 224 x 224 pixels, resized for other images.
+            Defaults to '2d'.
         groups (int): Groups of the convolutions of a block, shortcuts
             included (Table 11). Defaults to 1.
         separable (bool): Depthwise separable 3 x 3 convolutions (Table 11).
@@ -157,6 +169,7 @@ class ConTNet(ContextBackbone):
         [(2, 128, 56, 56), (2, 256, 28, 28), (2, 512, 14, 14), (2, 1024, 7, 7)]
     """
 
+    key_map = staticmethod(keys.key_map)
     arch_settings = {
         'ti': dict(
             stem_channels=48,
@@ -186,7 +199,7 @@ class ConTNet(ContextBackbone):
             last_drop_rate=0.2,
         ),
     }
-    #: Strides of the maps in the form for classification.
+    #: Strides of the feature maps in the form for classification.
     classification_strides = (8, 16, 32, 32)
 
     def __init__(
@@ -197,7 +210,6 @@ class ConTNet(ContextBackbone):
         patch_sizes: Sequence = (7, 14),
         last_patch_size: int = 7,
         position: str = '2d',
-        img_size: int = 224,
         groups: int = 1,
         separable: bool = False,
         avg_down: bool = False,
@@ -212,7 +224,14 @@ class ConTNet(ContextBackbone):
         drop_path_rate: float = 0.0,
         init_cfg: Optional[Union[dict, list]] = None,
     ) -> None:
-        arch = self._resolve_arch(arch)
+        arch = self._resolve_arch(
+            arch,
+            ('depths', 'feedforward_channels', 'num_heads', 'drop_rates'),
+            others=('stem_channels',),
+            num_heads=(1, 2, 4, 8),
+            drop_rates=(0.0,) * NUM_STAGES,
+            last_drop_rate=0.0,
+        )
         widths = [arch['stem_channels'] * 2**i for i in range(NUM_STAGES)]
         super().__init__(
             [2 * width for width in widths],
@@ -238,17 +257,17 @@ class ConTNet(ContextBackbone):
         self.groups = groups
         self.separable = separable
         self.avg_down = avg_down
-        self.norm_cfg = norm_cfg or dict(type='BN')
+        self.norm_cfg = require_norm(
+            norm_cfg, dict(type='BN'), 'ConTNet', 'normalises feature maps'
+        )
         self.stem = Stem(in_channels, widths[0])
-        # Stochastic depth is defined over the whole network, built or not.
-        last = max(sum(arch['depths']) - 1, 1)
-        rates = (drop_path_rate * i / last for i in count())
+        rates = drop_path_rates(drop_path_rate, arch['depths'])
         for i in range(self.num_stages):
             encoder_cfg = dict(
                 num_heads=arch['num_heads'][i],
                 feedforward_channels=arch['feedforward_channels'][i],
                 position=position,
-                map_size=-(-img_size // STRIDES[i]),
+                map_size=IMAGE_SIZE // STRIDES[i],
                 pre_norm=pre_norm,
                 qkv_bias=qkv_bias,
                 drop_rate=arch['drop_rates'][i],
@@ -256,41 +275,17 @@ class ConTNet(ContextBackbone):
             )
             blocks = [
                 self._make_block(
-                    i, j, widths[i], {**encoder_cfg, 'drop_path': next(rates)}
+                    i, j, widths[i], dict(encoder_cfg, drop_path=rate)
                 )
-                for j in range(arch['depths'][i])
+                for j, rate in enumerate(rates[i])
             ]
-            self.stages.append(nn.Sequential(*blocks))
+            self.stages.append(Stage(*blocks, with_cp=with_cp))
         self._finish_init()
 
-    def _resolve_arch(self, arch: Union[str, dict]) -> dict:
-        given = self.arch_settings.get(arch) if isinstance(arch, str) else arch
-        required = ('stem_channels', 'depths', 'feedforward_channels')
-        options = dict(
-            num_heads=(1, 2, 4, 8), drop_rates=(0.0,) * 4, last_drop_rate=0.0
-        )
-        lists = ('depths', 'feedforward_channels', 'num_heads', 'drop_rates')
-        if (
-            not isinstance(given, dict)
-            or not set(required) <= set(given) <= {*required, *options}
-            or any(len(given[k]) != NUM_STAGES for k in lists if k in given)
-        ):
-            raise ValueError(
-                f'ConTNet arch must be one of {list(self.arch_settings)}, or '
-                f'a dict with {required} and, optionally, any of '
-                f'{tuple(options)}, four numbers in each of {lists}, got '
-                f'{arch!r}.'
-            )
-        if any(d < 1 for d in given['depths']):
-            raise ValueError(
-                f'ConTNet depths must be positive, got {given["depths"]}.'
-            )
-        return {**options, **given}
-
     @staticmethod
-    def _resolve_patch_sizes(given: Sequence) -> list[Sequence[int]]:
+    def _resolve_patch_sizes(patch_sizes: Sequence) -> list[Sequence[int]]:
         """Patch sizes of the encoders, for the blocks in turn."""
-        sizes = list(given) if isinstance(given, Sequence) else []
+        sizes = list(patch_sizes) if isinstance(patch_sizes, Sequence) else []
         if sizes and not isinstance(sizes[0], Sequence):
             sizes = [sizes]
         if not sizes or any(
@@ -302,7 +297,8 @@ class ConTNet(ContextBackbone):
             raise ValueError(
                 'patch_sizes must hold the patch size of each encoder of a '
                 'block, such as (7, 14), or several such lists for the '
-                f'blocks in turn, such as ((7, 7), (14, 14)), got {given!r}.'
+                'blocks in turn, such as ((7, 7), (14, 14)), got '
+                f'{patch_sizes!r}.'
             )
         return sizes
 

@@ -65,8 +65,8 @@ class DINOSelfDistillation(BaseSelfSupervisor):
     <https://arxiv.org/abs/2104.14294>`_, Sec. 3.
 
     Args:
-        backbone (dict): Backbone whose stochastic depth (``DropPath`` of
-            mmcv) only the student has.
+        backbone (dict): Backbone whose stochastic depth (modules with a
+            ``drop_prob``) only the student has.
         neck (dict, optional): Pools the maps into one vector (N, C) per
             image. None: the backbone returns such a vector.
         head (dict): From vectors (N, C) to logits (N, K), such as

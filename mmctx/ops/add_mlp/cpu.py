@@ -6,7 +6,7 @@ import torch
 import torch.nn as nn
 from torch import Tensor
 
-from ..folding import fold_batch_norm
+from ..folding import fold_batch_norm, refuse_folding
 from ..linear import linear
 
 #: Hidden elements per thread and slice: what stays in a core's cache.
@@ -22,28 +22,24 @@ def refuse(
     scale: Optional[Tensor],
 ) -> Optional[str]:
     """Why these layers are not computed slice by slice."""
-    if mlp.training:
+    if any(module.training for module in mlp.modules()):
         return 'dropout and batch statistics belong to training'
     if type(mlp.act) is not nn.GELU or mlp.act.approximate != 'none':
         return 'the activation is no exact GELU'
-    if scale is not None and scale.shape != x.shape[-1:]:
-        return 'the scale is not one factor per channel'
     kinds = {type(mlp.fc1), type(mlp.fc2)}
     if kinds == {nn.Linear}:
-        return _refuse_norm(norm, nn.LayerNorm)
-    if kinds == {nn.Conv2d} and x.dim() == 4 and mlp.fc1.bias is not None:
-        norm = getattr(mlp, 'norm', None)
-        reason = _refuse_norm(norm, nn.BatchNorm2d)
-        if reason is None and norm is not None and norm.running_mean is None:
-            reason = 'the norm has no running statistics'
-        return reason
-    return 'the layers are neither linear nor 1 x 1 convolutions'
-
-
-def _refuse_norm(norm: Optional[nn.Module], expected: type) -> Optional[str]:
-    if norm is None or type(norm) is expected:
+        if scale is not None and scale.shape != x.shape[-1:]:
+            return 'the scale is not one factor per channel'
+        if type(norm) not in (type(None), nn.LayerNorm):
+            return f'the norm is a {type(norm).__name__}'
         return None
-    return f'the norm is a {type(norm).__name__}'
+    if kinds == {nn.Conv2d} and x.dim() == 4:
+        if norm is not None or scale is not None:
+            return 'convolutions have their norm inside and no scale'
+        return refuse_folding(
+            getattr(mlp, 'norm', None), mlp.fc1
+        ) or refuse_folding(None, mlp.fc2)
+    return 'the layers are neither linear nor 1 x 1 convolutions'
 
 
 def add_mlp(
@@ -64,7 +60,8 @@ def add_mlp(
 
 def _add_convolutions(x: Tensor, mlp: nn.Module, branch: Tensor) -> Tensor:
     """1 x 1 convolutions are products of rows of channels."""
-    weight, bias = fold_batch_norm(getattr(mlp, 'norm', None), mlp.fc1)
+    norm = getattr(mlp, 'norm', None)
+    branch, weight, bias = fold_batch_norm(branch, norm, mlp.fc1)
     layers = weight.flatten(1), bias, mlp.fc2.weight.flatten(1), mlp.fc2.bias
     x, branch = x.permute(0, 2, 3, 1), branch.permute(0, 2, 3, 1)
     out = torch.empty_like(x, memory_format=torch.contiguous_format)
@@ -89,9 +86,11 @@ def _add_rows(
     for x_part, branch_part, out_part in zip(*parts):
         if norm is not None:
             branch_part = norm(branch_part)
-        hidden = linear(branch_part, weight1, bias1, gelu=True)
-        result = linear(hidden, weight2, bias2)
+        # Nested, so that no slice's hidden channels outlive it.
+        branch_part = linear(
+            linear(branch_part, weight1, bias1, gelu=True), weight2, bias2
+        )
         if scale is not None:
-            torch.addcmul(x_part, result, scale, out=out_part)
+            torch.addcmul(x_part, branch_part, scale, out=out_part)
         else:
-            torch.add(x_part, result, out=out_part)
+            torch.add(x_part, branch_part, out=out_part)

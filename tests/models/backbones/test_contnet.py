@@ -280,8 +280,14 @@ ARCH = TINY['ConTNet']['arch']
         (dict(arch='l'), "arch must be one of.*got 'l'"),
         (dict(arch=dict(depths=(1, 1, 1, 1))), 'or a dict with'),
         (dict(arch=dict(ARCH, width=3)), 'or a dict with'),
-        (dict(arch=dict(ARCH, depths=(1, 1, 1))), 'four numbers in each of'),
-        (dict(arch=dict(ARCH, drop_rates=(0.1,))), 'four numbers in each of'),
+        (
+            dict(arch=dict(ARCH, depths=(1, 1, 1))),
+            'four values .one per stage. in',
+        ),
+        (
+            dict(arch=dict(ARCH, drop_rates=(0.1,))),
+            'four values .one per stage. in',
+        ),
         (dict(arch=dict(ARCH, depths=(0, 1, 1, 1))), 'depths must be positiv'),
         (dict(patch_sizes=7), 'patch_sizes must hold.*got 7'),
         (dict(patch_sizes=()), r'patch_sizes must hold.*got \(\)'),

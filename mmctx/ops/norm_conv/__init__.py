@@ -1,0 +1,47 @@
+"""A norm and the 1 x 1 convolution behind it."""
+
+from collections.abc import Sequence
+from typing import Optional
+
+import torch.nn as nn
+from torch import Tensor
+
+from ..dispatch import refuse_cpu_inference, refuse_layers
+from . import cpu
+from .reference import norm_conv_reference
+
+__all__ = ['norm_conv', 'norm_conv_reference']
+
+
+def norm_conv(
+    x: Tensor,
+    norm: Optional[nn.Module],
+    conv: nn.Module,
+    sizes: Sequence[int],
+) -> tuple[Tensor, ...]:
+    """Split the channels of ``conv(norm(x))``.
+
+    Evaluation in float32 on a CPU folds a batch norm into the convolution and
+    computes each part as a feature map of its own: a convolution behind it
+    would copy a slice of channels.
+
+    Args:
+        x (Tensor): (N, C, H, W).
+        norm (nn.Module, optional): A norm of feature maps. None changes
+            nothing.
+        conv (nn.Module): From C to C_1 + C_2 + ... channels.
+        sizes (Sequence[int]): C_1, C_2, ...
+
+    Returns:
+        tuple[Tensor]: (N, C_i, H, W) for each of ``sizes``.
+
+    Raises:
+        RuntimeError: ``sizes`` do not sum to the convolution's channels.
+    """
+    if (
+        refuse_cpu_inference(x) is None
+        and refuse_layers(norm, conv) is None
+        and cpu.refuse(x, norm, conv, sizes) is None
+    ):
+        return cpu.norm_conv(x, norm, conv, sizes)
+    return norm_conv_reference(x, norm, conv, sizes)
