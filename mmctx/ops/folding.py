@@ -17,7 +17,7 @@ def refuse_folding(
         return 'the convolution is not 1 x 1'
     if norm is None:
         return None
-    if type(norm) is not nn.BatchNorm2d:
+    if type(norm) not in (nn.BatchNorm2d, nn.SyncBatchNorm):
         return f'the norm is a {type(norm).__name__}'
     if norm.training or norm.running_mean is None:
         return 'the norm uses the statistics of the batch'

@@ -9,8 +9,8 @@ from mmctx.ops import norm_conv, reference
 from mmctx.ops.norm_conv import cpu
 
 
-def batch_norm(**options):
-    norm = nn.BatchNorm2d(6, **options)
+def batch_norm(kind=nn.BatchNorm2d, **options):
+    norm = kind(6, **options)
     for tensor in (norm.weight, norm.bias):
         if tensor is not None:
             nn.init.normal_(tensor)
@@ -23,6 +23,7 @@ def batch_norm(**options):
 NORMS = {
     'none': lambda: None,
     'batch norm': batch_norm,
+    'synchronised': lambda: batch_norm(nn.SyncBatchNorm),
     'without parameters': lambda: batch_norm(affine=False),
 }
 SIZES = [(12,), (3, 4, 5)]
