@@ -38,32 +38,6 @@ def drop_path_rates(
     return [tuple(islice(rates, depth)) for depth in depths]
 
 
-def require_norm(
-    norm_cfg: Optional[dict], default: dict, user: str, reason: str
-) -> dict:
-    """A norm config of the same kind as the default.
-
-    Layer norms are over the last dimension, all others over feature maps
-    (N, C, H, W), and a network is written for one of the two.
-
-    Raises:
-        ValueError: ``norm_cfg`` is of the other kind.
-    """
-    norm_cfg = norm_cfg or default
-    is_layer_norm = default['type'] == 'LN'
-    if (norm_cfg.get('type') == 'LN') != is_layer_norm:
-        accepted = (
-            "dict(type='LN', ...)"
-            if is_layer_norm
-            else "a norm of feature maps such as dict(type='BN'), 'SyncBN' "
-            "or 'GN'"
-        )
-        raise ValueError(
-            f'{user} {reason}: norm_cfg must be {accepted}, got {norm_cfg!r}.'
-        )
-    return norm_cfg
-
-
 class Stage(nn.Sequential):
     """The blocks of one resolution.
 
@@ -111,6 +85,9 @@ class ContextBackbone(BaseModule):
             training. Defaults to False.
         with_cp (bool): Recompute each block's activations in the backward
             pass, which saves memory. Defaults to False.
+        norm_cfg (dict, optional): Norm layers. Defaults to those of the
+            network; layer norms and norms of feature maps (N, C, H, W) do
+            not replace each other.
         init_cfg (dict or list, optional): Initialisation. ``Pretrained``
             takes an ``mmctx://`` name, a released file, or a checkpoint of
             a classifier, detector or segmentor with this backbone.
@@ -122,6 +99,8 @@ class ContextBackbone(BaseModule):
 
     #: Variants by name, for :meth:`_resolve_arch`.
     arch_settings: dict[Any, Any] = {}
+    #: Norm layers where a config names none.
+    default_norm = dict(type='BN')
 
     def __init__(
         self,
@@ -131,6 +110,7 @@ class ContextBackbone(BaseModule):
         frozen_stages: int = -1,
         norm_eval: bool = False,
         with_cp: bool = False,
+        norm_cfg: Optional[dict] = None,
         init_cfg: Optional[Union[dict, list]] = None,
     ) -> None:
         super().__init__(init_cfg=init_cfg)
@@ -143,6 +123,7 @@ class ContextBackbone(BaseModule):
                 'frozen_stages must be -1 (nothing), 0 (stem) or 1 to '
                 f'{NUM_STAGES} (stem and stages), got {frozen_stages!r}.'
             )
+        self.norm_cfg = self._resolve_norm_cfg(norm_cfg)
         self.in_channels = in_channels
         self.out_indices = self._resolve_out_indices(out_indices)
         self.num_stages = self.out_indices[-1] + 1
@@ -199,6 +180,24 @@ class ContextBackbone(BaseModule):
                 f'{name} {depths} must be positive, got {config[depths]}.'
             )
         return {**defaults, **config}
+
+    @classmethod
+    def _resolve_norm_cfg(cls, norm_cfg: Optional[dict]) -> dict:
+        norm_cfg = norm_cfg or cls.default_norm
+        is_layer_norm = cls.default_norm['type'] == 'LN'
+        if (norm_cfg.get('type') == 'LN') != is_layer_norm:
+            accepted = (
+                "dict(type='LN', ...), as it normalises each pixel over its "
+                'channels'
+                if is_layer_norm
+                else "a norm of feature maps such as dict(type='BN'), "
+                "'SyncBN' or 'GN'"
+            )
+            raise ValueError(
+                f'{cls.__name__} norm_cfg must be {accepted}, got '
+                f'{norm_cfg!r}.'
+            )
+        return norm_cfg
 
     @staticmethod
     def _resolve_out_indices(

@@ -135,7 +135,6 @@ class ContextualCNN(ContextBackbone):
             means, so that a context does not depend on the batch. They are
             told from the image by their being zero in every channel.
             Defaults to False, as released.
-        norm_cfg (dict, optional): Norm layers.
         drop_path_rate (float): Stochastic depth of the last block; it grows
             linearly from 0 at the first. Defaults to 0.
         **kwargs: See :class:`ContextBackbone`.
@@ -153,7 +152,6 @@ class ContextualCNN(ContextBackbone):
         conv_channels: Sequence[int],
         score_channels: Sequence[int],
         depths: Sequence[int],
-        norm_cfg: dict,
         contextual_stages: Sequence[int] = (1, 2, 3),
         contextual_every: int = 1,
         num_classes: int = 1000,
@@ -190,12 +188,11 @@ class ContextualCNN(ContextBackbone):
         self.contextual_every = contextual_every
         self.with_class_scores = with_class_scores
         self.ignore_padding = ignore_padding
-        self.norm_cfg = norm_cfg
         self.conv_cfg = dict(
             weight_offsets=weight_offsets,
             sampling_offsets=sampling_offsets,
             mask=mask,
-            norm_cfg=norm_cfg,
+            norm_cfg=self.norm_cfg,
         )
         contexts = {
             i: conv_channels[i] // 2
@@ -221,7 +218,7 @@ class ContextualCNN(ContextBackbone):
             embedding_dims,
             {i: (stage_channels[i], score_channels[i]) for i in scored},
             contexts,
-            norm_cfg,
+            self.norm_cfg,
             class_counts,
             selection,
             temperature,

@@ -9,7 +9,7 @@ from mmcv.cnn import build_norm_layer
 from mmengine.registry import MODELS
 from torch import Tensor
 
-from mmctx.models.backbones.base import STRIDES, require_norm
+from mmctx.models.backbones.base import STRIDES
 from mmctx.models.backbones.contextual_cnn import ContextualCNN
 from mmctx.models.layers import ContextualConv2d
 from mmctx.models.layers.mlp import TokenMLP
@@ -119,6 +119,7 @@ class ContextualConvNeXt(ContextualCNN):
         [(2, 96, 56, 56), (2, 192, 28, 28), (2, 384, 14, 14), (2, 768, 7, 7)]
     """
 
+    default_norm = dict(type='LN', eps=1e-6)
     arch_settings = {
         'tiny': dict(depths=(3, 3, 9, 3), channels=(96, 192, 384, 768)),
         'small': dict(depths=(3, 3, 27, 3), channels=(96, 192, 384, 768)),
@@ -130,7 +131,6 @@ class ContextualConvNeXt(ContextualCNN):
         arch: Union[str, dict] = 'tiny',
         contextual_every: int = 3,
         layer_scale_init_value: float = 1e-6,
-        norm_cfg: Optional[dict] = None,
         **kwargs,
     ) -> None:
         arch = self._resolve_arch(arch, ('depths', 'channels'))
@@ -141,12 +141,6 @@ class ContextualConvNeXt(ContextualCNN):
             conv_channels=self.channels,
             score_channels=self.channels,
             depths=arch['depths'],
-            norm_cfg=require_norm(
-                norm_cfg,
-                dict(type='LN', eps=1e-6),
-                type(self).__name__,
-                'normalises each pixel over its channels',
-            ),
             contextual_every=contextual_every,
             **kwargs,
         )

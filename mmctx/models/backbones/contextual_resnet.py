@@ -7,7 +7,7 @@ import torch.nn as nn
 from mmengine.registry import MODELS
 from torch import Tensor
 
-from mmctx.models.backbones.base import NUM_STAGES, require_norm
+from mmctx.models.backbones.base import NUM_STAGES
 from mmctx.models.backbones.contextual_cnn import ContextualCNN
 from mmctx.models.backbones.resnet import ResNetSkeleton
 from mmctx.models.layers import ContextualConv2d
@@ -85,7 +85,6 @@ class ContextualResNet(ResNetSkeleton, ContextualCNN):
         stem_channels: int = 64,
         base_channels: int = 64,
         contextual_every: int = 2,
-        norm_cfg: Optional[dict] = None,
         **kwargs,
     ) -> None:
         name = type(self).__name__
@@ -97,9 +96,6 @@ class ContextualResNet(ResNetSkeleton, ContextualCNN):
             conv_channels=widths,
             score_channels=widths,
             depths=resolve_depth(name, depth, self.arch_settings),
-            norm_cfg=require_norm(
-                norm_cfg, dict(type='BN'), name, 'normalises feature maps'
-            ),
             contextual_every=contextual_every,
             **kwargs,
         )
