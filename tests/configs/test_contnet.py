@@ -45,6 +45,17 @@ def test_encoders_have_a_rate_of_their_own(name, rate, ste_rate):
         assert weight_decays[label] == (5e-5 if p.ndim > 1 else 0), label
 
 
+def test_encoders_of_detectors_can_have_a_rate_of_their_own():
+    """The option that the README names."""
+    cfg = load('mask-rcnn_cont-m_fpn_1x_coco')
+    cfg.optim_wrapper.paramwise_cfg = dict(
+        custom_keys={'.ste.': dict(lr_mult=0.025)}
+    )
+    for name, rate in options(*optimizer_of(cfg), 'lr').items():
+        expected = 0.0005 if '.ste.' in name else 0.02
+        assert rate == pytest.approx(expected), name
+
+
 def test_strong_recipe_has_one_rate():
     _, optimizer = optimizer_of(load('cont-m_8xb64-adamw-strong-200e_in1k'))
     assert {group['lr'] for group in optimizer.param_groups} == {5e-4}
