@@ -9,7 +9,7 @@ import torch.nn as nn
 from mmengine.model import initialize
 from mmengine.registry import DefaultScope
 
-from mmctx.models import backbones
+from mmctx.registry import MODELS
 from mmctx.weights.addresses import RELEASED, locate
 from mmctx.weights.fit import fit
 from mmctx.weights.reading import CheckpointError, load_file, unwrap
@@ -210,7 +210,7 @@ def get_backbone(
         cfg['init_cfg'] = dict(
             type='Pretrained', checkpoint=_released_uri(name)
         )
-    backbone = getattr(backbones, cfg.pop('type'))(**cfg)
+    backbone = MODELS.get(cfg.pop('type'))(**cfg)
     if pretrained:
         backbone.init_weights()
     return backbone
@@ -238,7 +238,7 @@ def get_model(
         CheckpointError: The weights cannot be had or do not fit.
     """
     try:
-        from mmpretrain.registry import MODELS
+        from mmpretrain.registry import MODELS as CLASSIFIERS
     except ImportError as error:
         raise ImportError(
             f'get_model({name!r}) builds an mmpretrain classifier, and '
@@ -256,7 +256,7 @@ def get_model(
     cfg = dict(type=spec.model, backbone=backbone, neck=neck, head=head)
     # Whatever scope a config of another package has made the default.
     with DefaultScope.overwrite_default_scope('mmpretrain'):
-        model = MODELS.build(cfg)
+        model = CLASSIFIERS.build(cfg)
     if not pretrained:
         initialize(model.head, model.head.init_cfg or [])
         return model

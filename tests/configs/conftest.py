@@ -10,7 +10,7 @@ import mmseg.apis  # noqa: F401
 import pytest
 
 from mmctx.datasets import make_digit_scenes
-from tests.small_data import make_cityscapes, make_coco, make_imagenet
+from tests.helpers.small_data import make_cityscapes, make_coco, make_imagenet
 
 
 @pytest.fixture(scope='session')

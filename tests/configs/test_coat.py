@@ -5,7 +5,7 @@ import functools
 import pytest
 
 from tests.configs import recipes
-from tests.configs.recipes import decays, optimizer_of, rates
+from tests.helpers.recipes import decays, optimizer_of, rates
 
 load = functools.partial(recipes.load, folder='coat')
 

@@ -11,8 +11,8 @@ from mmctx.models.backbones import (
     ContextualConvNeXt,
     ConTNet,
 )
-from tests.configs.recipes import CONFIGS as ALL_CONFIGS
-from tests.configs.recipes import load
+from tests.helpers.recipes import CONFIGS as ALL_CONFIGS
+from tests.helpers.recipes import load
 
 #: mmaction2, which trains the others, is not among the dependencies.
 CONFIGS = [name for name in ALL_CONFIGS if '/tsm_' not in name]

@@ -12,7 +12,7 @@ from torch import nn
 
 from mmctx.models.layers import ContextAggregation
 from tests.configs import recipes
-from tests.configs.recipes import build_on_meta, decays, optimizer_of
+from tests.helpers.recipes import build_on_meta, decays, optimizer_of
 
 LIGHT = 'container-light_8xb128-300e_in1k'
 PAM = 'container-pam-deit-small_8xb128-300e_in1k'

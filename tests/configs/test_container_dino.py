@@ -5,7 +5,7 @@ import torch
 from mmengine.optim import build_optim_wrapper
 from mmengine.registry import DATASETS, PARAM_SCHEDULERS
 
-from tests.configs.recipes import build_on_meta, load
+from tests.helpers.recipes import build_on_meta, load
 
 NAME = 'dino_container-light_8xb64-amp-100e_in1k'
 STEPS = 2  # per epoch, instead of 2502

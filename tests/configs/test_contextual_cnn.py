@@ -11,7 +11,7 @@ from torch import nn
 from mmctx.models.layers import ContextualConv2d
 from mmctx.models.layers.stochastic_depth import StochasticDepth
 from tests.configs import recipes
-from tests.configs.recipes import (
+from tests.helpers.recipes import (
     build_on_meta,
     decays,
     optimizer_of,

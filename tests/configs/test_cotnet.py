@@ -6,7 +6,7 @@ import pytest
 from mmengine.registry import TASK_UTILS
 
 from tests.configs import recipes
-from tests.configs.recipes import build_on_meta
+from tests.helpers.recipes import build_on_meta
 
 CASCADES = [
     name.split('/')[1]

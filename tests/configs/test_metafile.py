@@ -8,8 +8,8 @@ import torch
 import yaml
 from mmengine.config import Config
 
-from tests.configs.recipes import load
-from tests.scripts import ROOT, load_script
+from tests.helpers.recipes import load
+from tests.helpers.scripts import ROOT, load_script
 
 get_flops = load_script('tools/analysis_tools/get_flops.py')
 

@@ -6,7 +6,7 @@ from mmengine.config import Config
 from mmengine.registry import DefaultScope
 from mmpretrain.registry import TRANSFORMS
 
-from tests.scripts import ROOT
+from tests.helpers.scripts import ROOT
 
 SIDES = (224, 256, 320)
 

@@ -8,7 +8,7 @@ import pytest
 import torch
 from timm.scheduler import CosineLRScheduler
 
-from tests.configs.recipes import CONFIGS, load, rates
+from tests.helpers.recipes import CONFIGS, load, rates
 
 NAMES = [
     name

@@ -9,7 +9,7 @@ import torch
 from mmctx import get_backbone
 from mmctx.models.layers import ContextualConv2d
 from mmctx.models.losses import ProgressiveLoss
-from tests.parity import (
+from tests.helpers.parity import (
     FLOAT32_TOLERANCE,
     FOLDER,
     Fixture,

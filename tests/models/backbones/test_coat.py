@@ -9,8 +9,8 @@ from mmctx import get_backbone, get_model
 from mmctx.checkpoints import convert_state_dict, load_backbone
 from mmctx.models.backbones import coat
 from mmctx.zoo import get_spec
-from tests.backbones import TINY, build_tiny
-from tests.scripts import load_script
+from tests.helpers.backbones import TINY, build_tiny
+from tests.helpers.scripts import load_script
 
 get_flops = load_script('tools/analysis_tools/get_flops.py')
 

@@ -15,8 +15,8 @@ from mmctx import get_backbone, get_model
 from mmctx.models.backbones import ContextualConvNeXt, ContextualResNet
 from mmctx.models.backbones.contextual_cnn import ScoredMaps
 from mmctx.models.layers import ContextualConv2d
-from tests.backbones import TINY, build_tiny
-from tests.scripts import load_script
+from tests.helpers.backbones import TINY, build_tiny
+from tests.helpers.scripts import load_script
 
 get_flops = load_script('tools/analysis_tools/get_flops.py')
 

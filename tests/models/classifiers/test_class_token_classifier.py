@@ -5,7 +5,7 @@ from mmpretrain.models import ImageClassifier
 from mmpretrain.structures import DataSample
 
 import mmctx.models.heads  # noqa: F401
-from tests.backbones import TINY
+from tests.helpers.backbones import TINY
 
 KINDS = ('CoaT', 'CoaT parallel')
 

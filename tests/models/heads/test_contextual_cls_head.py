@@ -5,7 +5,7 @@ from mmpretrain.structures import DataSample
 
 from mmctx import get_model
 from mmctx.models.losses import ProgressiveLoss
-from tests.backbones import TINY
+from tests.helpers.backbones import TINY
 
 TINY_RESNET = dict(TINY['ContextualResNet'])
 TINY_RESNET.pop('num_classes')

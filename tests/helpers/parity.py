@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from mmctx import get_model
 from mmctx.checkpoints import convert_state_dict, examine
 
-FOLDER = Path(__file__).parent / 'data' / 'parity'
+FOLDER = Path(__file__).parents[1] / 'data' / 'parity'
 #: Parameters by the key `rename` of the released name.
 FLOAT32_TOLERANCE = 2e-5
 

@@ -8,7 +8,7 @@ from mmengine.config import Config
 from mmengine.optim import build_optim_wrapper
 from mmengine.registry import MODELS, PARAM_SCHEDULERS, init_default_scope
 
-from tests.scripts import ROOT
+from tests.helpers.scripts import ROOT
 
 #: All experiments, as paths below `configs` without a suffix.
 CONFIGS = sorted(
