@@ -5,9 +5,10 @@ stands in only where nobody can tell the difference, and a function here says
 why it may not: each returns the reason, or None where it may.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Optional
+from functools import wraps
+from typing import Any, Optional
 
 import torch
 import torch.nn as nn
@@ -154,3 +155,43 @@ def refuse_layers(*layers: Optional[nn.Module]) -> Optional[str]:
             if reason is not None:
                 return reason
     return None
+
+
+def cpu_variant(
+    variant: Callable, refuse: Optional[Callable] = None
+) -> Callable[[Callable], Callable]:
+    """Decorate a reference implementation that has a variant for CPUs.
+
+    The variant stands in for inference: where :func:`refuse_cpu_inference` of
+    the tensors among the arguments, :func:`refuse_layers` of the modules and
+    ``refuse`` have no reason against it. So the forward of a layer stays its
+    equations.
+
+    Args:
+        variant (Callable): Takes what the decorated function takes.
+        refuse (Callable, optional): Takes the same; returns why the variant
+            may not run, or None.
+    """
+
+    def decorate(function: Callable) -> Callable:
+        @wraps(function)
+        def dispatch(*args: Any, **kwargs: Any) -> Any:
+            if (
+                refuse_cpu_inference() is None
+                and _refuse_arguments(*args, *kwargs.values()) is None
+                and (refuse is None or refuse(*args, **kwargs) is None)
+            ):
+                return variant(*args, **kwargs)
+            return function(*args, **kwargs)
+
+        return dispatch
+
+    return decorate
+
+
+def _refuse_arguments(*args: Any) -> Optional[str]:
+    modules = [arg for arg in args if isinstance(arg, nn.Module)]
+    if any(module.training for module in modules):
+        return 'a module is in training mode'
+    tensors = [arg for arg in args if isinstance(arg, Tensor)]
+    return refuse_cpu_inference(*tensors) or refuse_layers(*modules)

@@ -7,6 +7,8 @@ from typing import Any, Optional, Union
 
 import torch
 import torch.nn as nn
+import torch.nn.functional as F
+from mmcv.cnn import build_norm_layer
 from mmengine.model import BaseModule
 from mmengine.utils.dl_utils.parrots_wrapper import _BatchNorm
 from torch import Tensor
@@ -62,6 +64,58 @@ class Stage(nn.Sequential):
         if self.with_cp and torch.is_grad_enabled():
             return checkpoint(block, *args, use_reentrant=False)
         return block(*args)
+
+
+class TokenNorm(nn.Module):
+    """Layer norm over the channels of a feature map and of a class token.
+
+    Args:
+        channels (int): Channels C.
+        norm_cfg (dict): A norm over the last dimension.
+    """
+
+    def __init__(self, channels: int, norm_cfg: dict) -> None:
+        super().__init__()
+        self.norm = build_norm_layer(norm_cfg, channels)[1]
+
+    def forward(
+        self, x: Tensor, token: Optional[Tensor] = None
+    ) -> tuple[Tensor, Optional[Tensor]]:
+        """(N, C, H, W) and (N, 1, C) to the same."""
+        x = self.norm(x.permute(0, 2, 3, 1)).permute(0, 3, 1, 2)
+        return x, token if token is None else self.norm(token)
+
+
+class PatchEmbedding(nn.Module):
+    """Project patches to pixels of a coarser feature map, then a norm.
+
+    Args:
+        in_channels (int): Channels of the input.
+        channels (int): Channels C of the output.
+        patch_size (int): Side of a patch.
+        norm_cfg (dict): A norm over the last dimension.
+    """
+
+    def __init__(
+        self,
+        in_channels: int,
+        channels: int,
+        patch_size: int,
+        norm_cfg: dict,
+    ) -> None:
+        super().__init__()
+        self.patch_size = patch_size
+        self.proj = nn.Conv2d(in_channels, channels, patch_size, patch_size)
+        self.norm = TokenNorm(channels, norm_cfg)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(N, C_in, H, W) to (N, C, ceil(H / patch), ceil(W / patch))."""
+        bottom = -x.shape[2] % self.patch_size
+        right = -x.shape[3] % self.patch_size
+        if bottom or right:
+            x = F.pad(x, (0, right, 0, bottom))
+        x = self.proj(x.contiguous(memory_format=torch.channels_last))
+        return self.norm(x)[0]
 
 
 class ContextBackbone(BaseModule):
