@@ -87,7 +87,7 @@ def refuse_cpu_inference(*tensors: Tensor) -> Optional[str]:
     ):
         return 'a dispatch mode observes the operators'
     for x in tensors:
-        if type(x) is not Tensor or x.device.type != 'cpu':
+        if type(x) not in (Tensor, nn.Parameter) or x.device.type != 'cpu':
             return 'an input is not an ordinary tensor on a CPU'
         if x.dtype != torch.float32:
             return f'an input is {x.dtype}'
@@ -96,7 +96,8 @@ def refuse_cpu_inference(*tensors: Tensor) -> Optional[str]:
 
 #: Where classes are defined whose behaviour is known: exact classes, since
 #: parametrised and sharded modules get classes of their own elsewhere.
-_KNOWN = ('torch.nn.modules.', 'mmctx.')
+#: MMEngine's class is what a SyncBN becomes in a single process.
+_KNOWN = ('torch.nn.modules.', 'mmctx.', 'mmengine.model.utils')
 _HOOKS = (
     '_forward_hooks',
     '_forward_pre_hooks',
@@ -191,7 +192,7 @@ def cpu_variant(
 
 def _refuse_arguments(*args: Any) -> Optional[str]:
     modules = [arg for arg in args if isinstance(arg, nn.Module)]
-    if any(module.training for module in modules):
-        return 'a module is in training mode'
+    if any(layer.training for m in modules for layer in m.modules()):
+        return 'a layer is in training mode'
     tensors = [arg for arg in args if isinstance(arg, Tensor)]
     return refuse_cpu_inference(*tensors) or refuse_layers(*modules)

@@ -44,9 +44,9 @@ def both_ways(*args, **kwargs):
 
 
 def count_calls(monkeypatch):
-    calls, original = [], cpu.add_mlp
+    calls, original = [], cpu._add_rows
     monkeypatch.setattr(
-        cpu, 'add_mlp', lambda *args: calls.append(1) or original(*args)
+        cpu, '_add_rows', lambda *args: calls.append(1) or original(*args)
     )
     return calls
 

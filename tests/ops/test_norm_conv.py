@@ -36,9 +36,11 @@ def same_numbers():
 
 @pytest.fixture
 def calls(monkeypatch):
-    calls, original = [], cpu.norm_conv
+    calls, original = [], cpu.fold_batch_norm
     monkeypatch.setattr(
-        cpu, 'norm_conv', lambda *args: calls.append(1) or original(*args)
+        cpu,
+        'fold_batch_norm',
+        lambda *args: calls.append(1) or original(*args),
     )
     return calls
 
@@ -55,7 +57,7 @@ def both_ways(*args):
 @pytest.mark.parametrize('shape', [(0, 6, 9, 9), (2, 6, 2, 2), (2, 6, 9, 9)])
 def test_cpu_against_reference(norm, sizes, shape, calls):
     """Of no pixels, of few, which are not worth folding, and of many."""
-    norm, conv = NORMS[norm](), nn.Conv2d(6, 12, 1)
+    norm, conv = NORMS[norm](), nn.Conv2d(6, 12, 1).eval()
     x = torch.randn(shape)
     before = x.clone()
     fast, expected = both_ways(x, norm, conv, sizes)
@@ -70,7 +72,7 @@ def test_cpu_against_reference(norm, sizes, shape, calls):
 
 def test_parts_are_feature_maps_of_their_own():
     x = torch.randn(2, 6, 9, 9).to(memory_format=torch.channels_last)
-    fast, _ = both_ways(x, batch_norm(), nn.Conv2d(6, 12, 1), (4, 8))
+    fast, _ = both_ways(x, batch_norm(), nn.Conv2d(6, 12, 1).eval(), (4, 8))
     for part in fast:
         assert part.is_contiguous(memory_format=torch.channels_last)
 

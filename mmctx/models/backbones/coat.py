@@ -1,7 +1,7 @@
 """CoaT and CoaT-Lite."""
 
 from collections.abc import Sequence
-from typing import NamedTuple, Optional, Union
+from typing import Any, NamedTuple, Optional, Union
 
 import torch
 import torch.nn as nn
@@ -17,7 +17,6 @@ from mmctx.models.backbones.base import (
     PatchEmbedding,
     Stage,
     TokenNorm,
-    require_norm,
 )
 from mmctx.models.backbones.feature_maps import FeatureMaps
 from mmctx.models.layers import (
@@ -352,11 +351,8 @@ class CoaT(ContextBackbone):
             patch embeddings.
         drop_path_rate (float): Stochastic depth, the same for every block.
             Defaults to 0.
-        in_channels, out_indices, frozen_stages, with_cp, init_cfg: See
-            :class:`ContextBackbone`. The parallel blocks are frozen with the
-            last stage.
-        norm_eval (bool): As in every backbone; layer norm has no statistics
-            to keep.
+        **kwargs: See :class:`ContextBackbone`. The parallel blocks are frozen
+            with the last stage.
 
     Raises:
         ValueError: An argument is not one of the above.
@@ -368,6 +364,7 @@ class CoaT(ContextBackbone):
     """
 
     key_map = staticmethod(keys.key_map)
+    default_norm = dict(type='LN', eps=1e-6)
     arch_settings = {
         name: dict(zip(_ARCH_KEYS, values))
         for name, *values in (
@@ -385,18 +382,12 @@ class CoaT(ContextBackbone):
     def __init__(
         self,
         arch: Union[str, dict] = 'lite_small',
-        in_channels: int = 3,
         position_encoding: bool = True,
         relative_position_encoding: bool = True,
         co_scale: str = 'interpolation',
         with_cls_token: bool = False,
-        out_indices: Union[int, Sequence[int]] = (0, 1, 2, 3),
-        frozen_stages: int = -1,
-        norm_eval: bool = False,
-        norm_cfg: Optional[dict] = None,
-        with_cp: bool = False,
         drop_path_rate: float = 0.0,
-        init_cfg: Optional[Union[dict, list]] = None,
+        **kwargs: Any,
     ) -> None:
         arch = self._resolve_arch(
             arch,
@@ -411,15 +402,7 @@ class CoaT(ContextBackbone):
                     f'stages, got {arch[key]}. Change them, or set '
                     'parallel_depth to 0.'
                 )
-        super().__init__(
-            arch['embed_dims'],
-            in_channels=in_channels,
-            out_indices=out_indices,
-            frozen_stages=frozen_stages,
-            norm_eval=norm_eval,
-            with_cp=with_cp,
-            init_cfg=init_cfg,
-        )
+        super().__init__(arch['embed_dims'], **kwargs)
         if co_scale not in CO_SCALES:
             raise ValueError(
                 f'co_scale must be one of {CO_SCALES}, got {co_scale!r}.'
@@ -427,17 +410,11 @@ class CoaT(ContextBackbone):
         if with_cls_token and self.out_indices[-1] != NUM_STAGES - 1:
             raise ValueError(
                 'with_cls_token needs the last stage among out_indices, got '
-                f'{out_indices!r}.'
+                f'{self.out_indices!r}.'
             )
         self.with_cls_token = with_cls_token
-        self.norm_cfg = require_norm(
-            norm_cfg,
-            dict(type='LN', eps=1e-6),
-            'CoaT',
-            'normalises each token over its channels',
-        )
         self._choose_scales(arch, co_scale)
-        in_channels = (in_channels, *arch['embed_dims'])
+        in_channels = (self.in_channels, *arch['embed_dims'])
         for i in range(self.num_stages):
             embedding = PatchEmbedding(
                 in_channels[i],

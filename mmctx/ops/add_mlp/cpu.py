@@ -18,12 +18,11 @@ ROWS = 1024, 4096
 def refuse(
     x: Tensor,
     mlp: nn.Module,
-    norm: Optional[nn.Module],
-    scale: Optional[Tensor],
+    norm: Optional[nn.Module] = None,
+    branch: Optional[Tensor] = None,
+    scale: Optional[Tensor] = None,
 ) -> Optional[str]:
     """Why these layers are not computed slice by slice."""
-    if any(module.training for module in mlp.modules()):
-        return 'dropout and batch statistics belong to training'
     if type(mlp.act) is not nn.GELU or mlp.act.approximate != 'none':
         return 'the activation is no exact GELU'
     others = {*mlp.children()} - {mlp.fc1, mlp.act, mlp.fc2}
@@ -49,11 +48,12 @@ def refuse(
 def add_mlp(
     x: Tensor,
     mlp: nn.Module,
-    norm: Optional[nn.Module],
-    branch: Tensor,
-    scale: Optional[Tensor],
+    norm: Optional[nn.Module] = None,
+    branch: Optional[Tensor] = None,
+    scale: Optional[Tensor] = None,
 ) -> Tensor:
     """As :func:`mmctx.ops.add_mlp`, for layers that :func:`refuse` takes."""
+    branch = x if branch is None else branch
     if isinstance(mlp.fc1, nn.Conv2d):
         return _add_convolutions(x, mlp, branch)
     out = torch.empty_like(x, memory_format=torch.contiguous_format)
@@ -66,7 +66,7 @@ def refuse_feed_forward(
     branch: nn.Module, x: Tensor, token: Tensor, mlp: nn.Module
 ) -> Optional[str]:
     """Why the layers of this branch are not computed slice by slice."""
-    return refuse(token, mlp, branch.norm, None)
+    return refuse(token, mlp, branch.norm)
 
 
 def feed_forward(
@@ -74,8 +74,8 @@ def feed_forward(
 ) -> tuple[Tensor, Tensor]:
     """As the forward of CoaT's branch, for pixels and class tokens."""
     pixels = x.permute(0, 2, 3, 1)
-    pixels = add_mlp(pixels, mlp, branch.norm, pixels, None)
-    token = add_mlp(token, mlp, branch.norm, token, None)
+    pixels = add_mlp(pixels, mlp, branch.norm)
+    token = add_mlp(token, mlp, branch.norm)
     return pixels.permute(0, 3, 1, 2), token
 
 
