@@ -19,13 +19,6 @@ LIGHT = 'container-light_8xb128-300e_in1k'
 #: Figures that are not those of the network as it is here, by config; the
 #: family's README says why.
 DIFFERENT = {
-    'coat-lite-tiny_8xb256-300e_in1k': {'FLOPs'},
-    'coat-lite-mini_8xb256-300e_in1k': {'FLOPs'},
-    'coat-lite-small_8xb256-300e_in1k': {'FLOPs'},
-    'coat-tiny_8xb256-300e_in1k': {'FLOPs'},
-    'coat-mini_8xb256-300e_in1k': {'FLOPs'},
-    'coat-small_8xb128-300e_in1k': {'FLOPs'},
-    'coat-tiny-wo-coscale_8xb256-300e_in1k': {'FLOPs'},
     'coat-tiny-direct_8xb256-300e_in1k': {'FLOPs'},
     # truncated
     'cont-ti_8xb64-adamw-strong-200e_in1k': {'Parameters', 'FLOPs'},

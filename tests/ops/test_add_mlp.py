@@ -105,6 +105,13 @@ def test_replaced_and_hooked_layers_are_called(case, layer, monkeypatch):
     assert not calls
 
 
+def test_further_layers_are_called():
+    mlp, norm, x = prepared('tokens')
+    mlp.append(nn.Tanh())
+    fast, expected = both_ways(x, mlp, norm)
+    assert torch.equal(fast, expected)
+
+
 def test_dropout_in_training_without_gradients():
     mlp, norm, x = TokenMLP(6, 20, 0.5), nn.LayerNorm(6), torch.ones(4, 6)
     with torch.no_grad():
