@@ -33,7 +33,7 @@ CASES = {
 def prepared(case):
     torch.manual_seed(0)
     mlp, norm, x = CASES[case]()
-    return mlp.eval(), norm, x
+    return mlp.eval(), norm and norm.eval(), x
 
 
 def both_ways(*args, **kwargs):
