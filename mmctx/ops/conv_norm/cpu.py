@@ -15,6 +15,9 @@ from torch.nn.utils.fusion import fuse_conv_bn_weights
 
 from ..folding import refuse_norm
 
+#: Fewer pixels of all images and the norm costs less than its folding.
+MIN_PIXELS = 1024
+
 
 def refuse(x: Tensor, conv: nn.Module, norm: nn.Module) -> Optional[str]:
     """Why these layers are not computed as a product."""
@@ -30,7 +33,7 @@ def refuse(x: Tensor, conv: nn.Module, norm: nn.Module) -> Optional[str]:
         return reason
     if x.dim() != 4 or not x.is_contiguous():
         return 'pixels of a channel are not side by side'
-    if conv.in_channels > x.numel() // x.shape[1]:
+    if x.numel() < x.shape[1] * max(conv.in_channels, MIN_PIXELS):
         return 'to change the weight takes longer than to norm the output'
     return None
 
