@@ -2,6 +2,7 @@
 
 from .add_mlp import add_mlp
 from .attention import attention
+from .context_projection import context_projection
 from .contextual_deform_conv import contextual_deform_conv
 from .conv_norm import add_conv_norm, apply_conv_norm
 from .dispatch import reference
@@ -14,6 +15,7 @@ __all__ = [
     'add_mlp',
     'apply_conv_norm',
     'attention',
+    'context_projection',
     'contextual_deform_conv',
     'local_aggregation',
     'norm_conv',

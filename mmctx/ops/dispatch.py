@@ -5,9 +5,10 @@ stands in only where nobody can tell the difference, and a function here says
 why it may not: each returns the reason, or None where it may.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Optional
+from functools import wraps
+from typing import Any, Optional
 
 import torch
 import torch.nn as nn
@@ -86,7 +87,7 @@ def refuse_cpu_inference(*tensors: Tensor) -> Optional[str]:
     ):
         return 'a dispatch mode observes the operators'
     for x in tensors:
-        if type(x) is not Tensor or x.device.type != 'cpu':
+        if type(x) not in (Tensor, nn.Parameter) or x.device.type != 'cpu':
             return 'an input is not an ordinary tensor on a CPU'
         if x.dtype != torch.float32:
             return f'an input is {x.dtype}'
@@ -95,7 +96,8 @@ def refuse_cpu_inference(*tensors: Tensor) -> Optional[str]:
 
 #: Where classes are defined whose behaviour is known: exact classes, since
 #: parametrised and sharded modules get classes of their own elsewhere.
-_KNOWN = ('torch.nn.modules.', 'mmctx.')
+#: MMEngine's class is what a SyncBN becomes in a single process.
+_KNOWN = ('torch.nn.modules.', 'mmctx.', 'mmengine.model.utils')
 _HOOKS = (
     '_forward_hooks',
     '_forward_pre_hooks',
@@ -154,3 +156,43 @@ def refuse_layers(*layers: Optional[nn.Module]) -> Optional[str]:
             if reason is not None:
                 return reason
     return None
+
+
+def cpu_variant(
+    variant: Callable, refuse: Optional[Callable] = None
+) -> Callable[[Callable], Callable]:
+    """Decorate a reference implementation that has a variant for CPUs.
+
+    The variant stands in for inference: where :func:`refuse_cpu_inference` of
+    the tensors among the arguments, :func:`refuse_layers` of the modules and
+    ``refuse`` have no reason against it. So the forward of a layer stays its
+    equations.
+
+    Args:
+        variant (Callable): Takes what the decorated function takes.
+        refuse (Callable, optional): Takes the same; returns why the variant
+            may not run, or None.
+    """
+
+    def decorate(function: Callable) -> Callable:
+        @wraps(function)
+        def dispatch(*args: Any, **kwargs: Any) -> Any:
+            if (
+                refuse_cpu_inference() is None
+                and _refuse_arguments(*args, *kwargs.values()) is None
+                and (refuse is None or refuse(*args, **kwargs) is None)
+            ):
+                return variant(*args, **kwargs)
+            return function(*args, **kwargs)
+
+        return dispatch
+
+    return decorate
+
+
+def _refuse_arguments(*args: Any) -> Optional[str]:
+    modules = [arg for arg in args if isinstance(arg, nn.Module)]
+    if any(layer.training for m in modules for layer in m.modules()):
+        return 'a layer is in training mode'
+    tensors = [arg for arg in args if isinstance(arg, Tensor)]
+    return refuse_cpu_inference(*tensors) or refuse_layers(*modules)

@@ -15,12 +15,15 @@ def refuse_folding(
     form = conv.kernel_size, conv.stride, conv.padding, conv.groups
     if form != ((1, 1), (1, 1), (0, 0), 1):
         return 'the convolution is not 1 x 1'
-    if norm is None:
-        return None
-    if type(norm) is not nn.BatchNorm2d:
+    return None if norm is None else refuse_norm(norm)
+
+
+def refuse_norm(norm: nn.Module) -> Optional[str]:
+    """Why a norm is not the same scale and shift for every input."""
+    if not isinstance(norm, nn.modules.batchnorm._BatchNorm):
         return f'the norm is a {type(norm).__name__}'
-    if norm.training or norm.running_mean is None:
-        return 'the norm uses the statistics of the batch'
+    if norm.running_mean is None:
+        return 'the norm has no running statistics'
     return None
 
 

@@ -15,7 +15,11 @@ def accumulation_dtype(*tensors: Optional[Tensor]) -> torch.dtype:
     return dtype
 
 
+def autocast_device(x: Tensor) -> str:
+    """The type of device whose autocast acts on ``x``."""
+    return 'cpu' if x.is_meta else x.device.type  # autocast knows no meta
+
+
 def without_autocast(x: Tensor) -> torch.autocast:
     """A context in which operators on ``x`` keep the dtypes they are given."""
-    device = 'cpu' if x.is_meta else x.device.type  # autocast knows no meta
-    return torch.autocast(device, enabled=False)
+    return torch.autocast(autocast_device(x), enabled=False)

@@ -44,9 +44,9 @@ def both_ways(*args, **kwargs):
 
 
 def count_calls(monkeypatch):
-    calls, original = [], cpu.add_mlp
+    calls, original = [], cpu._add_rows
     monkeypatch.setattr(
-        cpu, 'add_mlp', lambda *args: calls.append(1) or original(*args)
+        cpu, '_add_rows', lambda *args: calls.append(1) or original(*args)
     )
     return calls
 
@@ -103,6 +103,13 @@ def test_replaced_and_hooked_layers_are_called(case, layer, monkeypatch):
     fast, expected = both_ways(x, mlp, norm)
     assert torch.equal(fast, expected)
     assert not calls
+
+
+def test_further_layers_are_called():
+    mlp, norm, x = prepared('tokens')
+    mlp.append(nn.Tanh())
+    fast, expected = both_ways(x, mlp, norm)
+    assert torch.equal(fast, expected)
 
 
 def test_dropout_in_training_without_gradients():

@@ -459,7 +459,7 @@ def test_the_good_call_that_bad_ones_start_from():
         (dict(padding=-1), 'padding must be an int of at least 0'),
         (dict(dilation=(1, 1, 1)), r'dilation must.*\(1, 1, 1\)'),
         (dict(stride=1.0), 'stride must be an int'),
-        (dict(dilation=4), 'does not fit into a map'),
+        (dict(dilation=4), 'does not fit into a feature map'),
         (dict(backend='cuda'), r"backend must be one of.*'cuda'"),
     ],
 )

@@ -8,6 +8,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from mmctx.ops import contextual_deform_conv, local_aggregation, reference
 from mmctx.ops.dispatch import (
+    cpu_variant,
     refuse_cpu_inference,
     refuse_custom_operator,
     refuse_layers,
@@ -91,7 +92,7 @@ def test_inference_variants_need_ordinary_float32_on_a_cpu():
     assert refuse_cpu_inference(x) is None
     assert 'float64' in refuse_cpu_inference(x, x.double())
     assert 'on a CPU' in refuse_cpu_inference(x.to('meta'))
-    assert 'on a CPU' in refuse_cpu_inference(nn.Parameter(x))
+    assert refuse_cpu_inference(nn.Parameter(x)) is None
     with torch.enable_grad():
         assert 'gradients' in refuse_cpu_inference(x)
     with torch.autocast('cpu', dtype=torch.bfloat16):
@@ -157,3 +158,41 @@ def test_global_hooks_keep_layers_from_being_read():
     finally:
         handle.remove()
     assert refuse_layers(nn.Linear(2, 2)) is None
+
+
+class Scaled(nn.Module):
+    """Its variant gives itself away by the sign."""
+
+    def __init__(self):
+        super().__init__()
+        self.layer = nn.Linear(2, 2)
+
+    @cpu_variant(
+        lambda module, x, other=None, scale=1: -scale * x,
+        lambda module, x, other=None, scale=1: 'zero' if scale == 0 else None,
+    )
+    def forward(self, x, other=None, scale=1):
+        return scale * x
+
+
+Scaled.__module__ = 'mmctx.tests'
+
+
+@torch.no_grad()
+def test_cpu_variants():
+    module, x = Scaled().eval(), torch.ones(2)
+    assert module(x)[0] == -1
+    assert module(x, scale=2)[0] == -2
+    assert module(x, x, scale=0)[0] == 0, 'refused'
+    with reference():
+        assert module(x)[0] == 1
+    with torch.enable_grad():
+        assert module(x)[0] == 1
+    # Keyword arguments, too, are looked at.
+    assert module(x, other=x.double())[0] == 1
+    assert module(x, other=Scaled().eval())[0] == -1
+    assert module(x, other=Scaled())[0] == 1, 'in training'
+    assert module(x, other=with_hook(Scaled().eval()))[0] == 1
+    with_hook(module.layer)
+    assert module(x)[0] == 1
+    assert Scaled.forward.__wrapped__.__name__ == 'forward'

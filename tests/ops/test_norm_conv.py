@@ -9,8 +9,8 @@ from mmctx.ops import norm_conv, reference
 from mmctx.ops.norm_conv import cpu
 
 
-def batch_norm(**options):
-    norm = nn.BatchNorm2d(6, **options)
+def batch_norm(kind=nn.BatchNorm2d, **options):
+    norm = kind(6, **options)
     for tensor in (norm.weight, norm.bias):
         if tensor is not None:
             nn.init.normal_(tensor)
@@ -23,6 +23,7 @@ def batch_norm(**options):
 NORMS = {
     'none': lambda: None,
     'batch norm': batch_norm,
+    'synchronised': lambda: batch_norm(nn.SyncBatchNorm),
     'without parameters': lambda: batch_norm(affine=False),
 }
 SIZES = [(12,), (3, 4, 5)]
@@ -35,9 +36,11 @@ def same_numbers():
 
 @pytest.fixture
 def calls(monkeypatch):
-    calls, original = [], cpu.norm_conv
+    calls, original = [], cpu.fold_batch_norm
     monkeypatch.setattr(
-        cpu, 'norm_conv', lambda *args: calls.append(1) or original(*args)
+        cpu,
+        'fold_batch_norm',
+        lambda *args: calls.append(1) or original(*args),
     )
     return calls
 
@@ -54,7 +57,7 @@ def both_ways(*args):
 @pytest.mark.parametrize('shape', [(0, 6, 9, 9), (2, 6, 2, 2), (2, 6, 9, 9)])
 def test_cpu_against_reference(norm, sizes, shape, calls):
     """Of no pixels, of few, which are not worth folding, and of many."""
-    norm, conv = NORMS[norm](), nn.Conv2d(6, 12, 1)
+    norm, conv = NORMS[norm](), nn.Conv2d(6, 12, 1).eval()
     x = torch.randn(shape)
     before = x.clone()
     fast, expected = both_ways(x, norm, conv, sizes)
@@ -69,7 +72,7 @@ def test_cpu_against_reference(norm, sizes, shape, calls):
 
 def test_parts_are_feature_maps_of_their_own():
     x = torch.randn(2, 6, 9, 9).to(memory_format=torch.channels_last)
-    fast, _ = both_ways(x, batch_norm(), nn.Conv2d(6, 12, 1), (4, 8))
+    fast, _ = both_ways(x, batch_norm(), nn.Conv2d(6, 12, 1).eval(), (4, 8))
     for part in fast:
         assert part.is_contiguous(memory_format=torch.channels_last)
 
@@ -96,7 +99,7 @@ class Shifted(nn.Conv2d):
 )
 def test_other_layers_are_called(norm, conv, calls):
     x = torch.randn(2, 6, 9, 9)
-    fast, expected = both_ways(x, norm, conv, (4, 8))
+    fast, expected = both_ways(x, norm, conv.eval(), (4, 8))
     for a, b in zip(fast, expected):
         assert torch.equal(a, b)
     assert not calls
@@ -104,7 +107,7 @@ def test_other_layers_are_called(norm, conv, calls):
 
 @pytest.mark.parametrize('layer', [0, 1])
 def test_hooked_layers_are_called(layer, calls):
-    layers, seen = (batch_norm(), nn.Conv2d(6, 12, 1)), []
+    layers, seen = (batch_norm(), nn.Conv2d(6, 12, 1).eval()), []
     layers[layer].register_forward_hook(lambda *args: seen.append(1))
     both_ways(torch.randn(2, 6, 9, 9), *layers, (4, 8))
     assert seen == [1, 1] and not calls

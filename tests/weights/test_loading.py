@@ -22,8 +22,8 @@ from mmctx.checkpoints import (
     load_file,
 )
 from mmctx.weights.addresses import Released
-from tests.backbones import build_tiny
-from tests.parity import Fixture
+from tests.helpers.backbones import build_tiny
+from tests.helpers.parity import Fixture
 
 
 @pytest.fixture(autouse=True)

@@ -7,6 +7,8 @@ from typing import Any, Optional, Union
 
 import torch
 import torch.nn as nn
+import torch.nn.functional as F
+from mmcv.cnn import build_norm_layer
 from mmengine.model import BaseModule
 from mmengine.utils.dl_utils.parrots_wrapper import _BatchNorm
 from torch import Tensor
@@ -38,32 +40,6 @@ def drop_path_rates(
     return [tuple(islice(rates, depth)) for depth in depths]
 
 
-def require_norm(
-    norm_cfg: Optional[dict], default: dict, user: str, reason: str
-) -> dict:
-    """A norm config of the same kind as the default.
-
-    Layer norms are over the last dimension, all others over feature maps
-    (N, C, H, W), and a network is written for one of the two.
-
-    Raises:
-        ValueError: ``norm_cfg`` is of the other kind.
-    """
-    norm_cfg = norm_cfg or default
-    is_layer_norm = default['type'] == 'LN'
-    if (norm_cfg.get('type') == 'LN') != is_layer_norm:
-        accepted = (
-            "dict(type='LN', ...)"
-            if is_layer_norm
-            else "a norm of feature maps such as dict(type='BN'), 'SyncBN' "
-            "or 'GN'"
-        )
-        raise ValueError(
-            f'{user} {reason}: norm_cfg must be {accepted}, got {norm_cfg!r}.'
-        )
-    return norm_cfg
-
-
 class Stage(nn.Sequential):
     """The blocks of one resolution.
 
@@ -90,6 +66,58 @@ class Stage(nn.Sequential):
         return block(*args)
 
 
+class TokenNorm(nn.Module):
+    """Layer norm over the channels of a feature map and of a class token.
+
+    Args:
+        channels (int): Channels C.
+        norm_cfg (dict): A norm over the last dimension.
+    """
+
+    def __init__(self, channels: int, norm_cfg: dict) -> None:
+        super().__init__()
+        self.norm = build_norm_layer(norm_cfg, channels)[1]
+
+    def forward(
+        self, x: Tensor, token: Optional[Tensor] = None
+    ) -> tuple[Tensor, Optional[Tensor]]:
+        """(N, C, H, W) and (N, 1, C) to the same."""
+        x = self.norm(x.permute(0, 2, 3, 1)).permute(0, 3, 1, 2)
+        return x, token if token is None else self.norm(token)
+
+
+class PatchEmbedding(nn.Module):
+    """Project patches to pixels of a coarser feature map, then a norm.
+
+    Args:
+        in_channels (int): Channels of the input.
+        channels (int): Channels C of the output.
+        patch_size (int): Side of a patch.
+        norm_cfg (dict): A norm over the last dimension.
+    """
+
+    def __init__(
+        self,
+        in_channels: int,
+        channels: int,
+        patch_size: int,
+        norm_cfg: dict,
+    ) -> None:
+        super().__init__()
+        self.patch_size = patch_size
+        self.proj = nn.Conv2d(in_channels, channels, patch_size, patch_size)
+        self.norm = TokenNorm(channels, norm_cfg)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(N, C_in, H, W) to (N, C, ceil(H / patch), ceil(W / patch))."""
+        bottom = -x.shape[2] % self.patch_size
+        right = -x.shape[3] % self.patch_size
+        if bottom or right:
+            x = F.pad(x, (0, right, 0, bottom))
+        x = self.proj(x.contiguous(memory_format=torch.channels_last))
+        return self.norm(x)[0]
+
+
 class ContextBackbone(BaseModule):
     """A stem and up to four stages of blocks, one feature map per stage.
 
@@ -111,6 +139,9 @@ class ContextBackbone(BaseModule):
             training. Defaults to False.
         with_cp (bool): Recompute each block's activations in the backward
             pass, which saves memory. Defaults to False.
+        norm_cfg (dict, optional): Norm layers. Defaults to those of the
+            network; layer norms and norms of feature maps (N, C, H, W) do
+            not replace each other.
         init_cfg (dict or list, optional): Initialisation. ``Pretrained``
             takes an ``mmctx://`` name, a released file, or a checkpoint of
             a classifier, detector or segmentor with this backbone.
@@ -122,6 +153,8 @@ class ContextBackbone(BaseModule):
 
     #: Variants by name, for :meth:`_resolve_arch`.
     arch_settings: dict[Any, Any] = {}
+    #: Norm layers where a config names none.
+    default_norm = dict(type='BN')
 
     def __init__(
         self,
@@ -131,6 +164,7 @@ class ContextBackbone(BaseModule):
         frozen_stages: int = -1,
         norm_eval: bool = False,
         with_cp: bool = False,
+        norm_cfg: Optional[dict] = None,
         init_cfg: Optional[Union[dict, list]] = None,
     ) -> None:
         super().__init__(init_cfg=init_cfg)
@@ -143,6 +177,7 @@ class ContextBackbone(BaseModule):
                 'frozen_stages must be -1 (nothing), 0 (stem) or 1 to '
                 f'{NUM_STAGES} (stem and stages), got {frozen_stages!r}.'
             )
+        self.norm_cfg = self._resolve_norm_cfg(norm_cfg)
         self.in_channels = in_channels
         self.out_indices = self._resolve_out_indices(out_indices)
         self.num_stages = self.out_indices[-1] + 1
@@ -199,6 +234,24 @@ class ContextBackbone(BaseModule):
                 f'{name} {depths} must be positive, got {config[depths]}.'
             )
         return {**defaults, **config}
+
+    @classmethod
+    def _resolve_norm_cfg(cls, norm_cfg: Optional[dict]) -> dict:
+        norm_cfg = norm_cfg or cls.default_norm
+        is_layer_norm = cls.default_norm['type'] == 'LN'
+        if (norm_cfg.get('type') == 'LN') != is_layer_norm:
+            accepted = (
+                "dict(type='LN', ...), as it normalises each pixel over its "
+                'channels'
+                if is_layer_norm
+                else "a norm of feature maps such as dict(type='BN'), "
+                "'SyncBN' or 'GN'"
+            )
+            raise ValueError(
+                f'{cls.__name__} norm_cfg must be {accepted}, got '
+                f'{norm_cfg!r}.'
+            )
+        return norm_cfg
 
     @staticmethod
     def _resolve_out_indices(

@@ -11,14 +11,13 @@ from torch import Tensor
 from mmctx.models.backbones.base import (
     STRIDES,
     ContextBackbone,
+    PatchEmbedding,
     Stage,
     broadcast_to_stages,
     drop_path_rates,
-    require_norm,
 )
 from mmctx.models.layers import ContextAggregation, ConvPositionEncoding
 from mmctx.models.layers.mlp import ConvMLP
-from mmctx.models.layers.patch_embedding import PatchEmbedding
 from mmctx.models.layers.stochastic_depth import StochasticDepth, add_branch
 from mmctx.ops import add_mlp
 from mmctx.registry import register
@@ -147,8 +146,7 @@ class Container(ContextBackbone):
             ``dict(type='BN')``.
         drop_path_rate (float): Stochastic depth of the last block; it grows
             linearly from 0 at the first. Defaults to 0.
-        in_channels, out_indices, frozen_stages, norm_eval, with_cp,
-            init_cfg: See :class:`ContextBackbone`.
+        **kwargs: See :class:`ContextBackbone`.
 
     Raises:
         ValueError: An argument is not one of the above.
@@ -187,15 +185,9 @@ class Container(ContextBackbone):
     def __init__(
         self,
         arch: Union[str, dict] = 'light',
-        in_channels: int = 3,
         aggregation: Optional[dict] = None,
-        out_indices: Union[int, Sequence[int]] = (0, 1, 2, 3),
-        frozen_stages: int = -1,
-        norm_eval: bool = False,
-        norm_cfg: Optional[dict] = None,
-        with_cp: bool = False,
         drop_path_rate: float = 0.0,
-        init_cfg: Optional[Union[dict, list]] = None,
+        **kwargs: Any,
     ) -> None:
         arch = self._resolve_arch(
             arch,
@@ -209,15 +201,7 @@ class Container(ContextBackbone):
             )
         super().__init__(
             arch['embed_dims'],
-            in_channels=in_channels,
-            out_indices=out_indices,
-            frozen_stages=frozen_stages,
-            norm_eval=norm_eval,
-            with_cp=with_cp,
-            init_cfg=init_cfg,
-        )
-        self.norm_cfg = require_norm(
-            norm_cfg, dict(type='BN'), 'Container', 'normalises feature maps'
+            **kwargs,
         )
         rates = drop_path_rates(drop_path_rate, arch['depths'])
         for i in range(self.num_stages):

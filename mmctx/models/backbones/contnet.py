@@ -1,7 +1,7 @@
 """ConTNet."""
 
 from collections.abc import Sequence
-from typing import Optional, Union
+from typing import Any, Optional, Union
 
 import torch
 import torch.nn as nn
@@ -15,7 +15,6 @@ from mmctx.models.backbones.base import (
     ContextBackbone,
     Stage,
     drop_path_rates,
-    require_norm,
 )
 from mmctx.models.layers import PatchwiseTransformerEncoder
 from mmctx.registry import register
@@ -103,6 +102,20 @@ class ConTBlock(nn.Module):
         return self.dropout(x + branch)
 
 
+def _arch(
+    stem_channels: int,
+    depths: Sequence[int],
+    feedforward_channels: Sequence[int],
+    **options: Any,
+) -> dict:
+    return dict(
+        stem_channels=stem_channels,
+        depths=depths,
+        feedforward_channels=feedforward_channels,
+        **options,
+    )
+
+
 @register(MODELS)
 class ConTNet(ContextBackbone):
     """Convolutions and transformer encoders in turn.
@@ -157,8 +170,7 @@ class ConTNet(ContextBackbone):
         drop_path_rate (float): Stochastic depth of the branches in the
             encoders of the last block; it grows linearly from 0 in the
             first block. Defaults to 0.
-        in_channels, out_indices, frozen_stages, norm_eval, with_cp,
-            init_cfg: See :class:`ContextBackbone`.
+        **kwargs: See :class:`ContextBackbone`.
 
     Raises:
         ValueError: An argument is not one of the above.
@@ -171,41 +183,21 @@ class ConTNet(ContextBackbone):
 
     key_map = staticmethod(keys.key_map)
     arch_settings = {
-        'ti': dict(
-            stem_channels=48,
-            depths=(1, 1, 1, 1),
-            feedforward_channels=(196, 392, 768, 768),
+        'ti': _arch(48, (1, 1, 1, 1), (196, 392, 768, 768)),
+        'ti_paper': _arch(48, (1, 1, 1, 1), (192, 384, 768, 768)),
+        's': _arch(64, (1, 1, 1, 1), (256, 512, 1024, 1024)),
+        'm': _arch(64, (2, 2, 2, 2), (256, 512, 1024, 1024)),
+        'b': _arch(
+            64, (3, 4, 6, 3), (256, 512, 1024, 1024),
+            drop_rates=(0.0, 0.0, 0.1, 0.1), last_drop_rate=0.2,
         ),
-        'ti_paper': dict(
-            stem_channels=48,
-            depths=(1, 1, 1, 1),
-            feedforward_channels=(192, 384, 768, 768),
-        ),
-        's': dict(
-            stem_channels=64,
-            depths=(1, 1, 1, 1),
-            feedforward_channels=(256, 512, 1024, 1024),
-        ),
-        'm': dict(
-            stem_channels=64,
-            depths=(2, 2, 2, 2),
-            feedforward_channels=(256, 512, 1024, 1024),
-        ),
-        'b': dict(
-            stem_channels=64,
-            depths=(3, 4, 6, 3),
-            feedforward_channels=(256, 512, 1024, 1024),
-            drop_rates=(0.0, 0.0, 0.1, 0.1),
-            last_drop_rate=0.2,
-        ),
-    }
+    }  # fmt: skip
     #: Strides of the feature maps in the form for classification.
     classification_strides = (8, 16, 32, 32)
 
     def __init__(
         self,
         arch: Union[str, dict] = 'm',
-        in_channels: int = 3,
         dense: bool = True,
         patch_sizes: Sequence = (7, 14),
         last_patch_size: int = 7,
@@ -216,13 +208,8 @@ class ConTNet(ContextBackbone):
         pre_norm: bool = False,
         qkv_bias: bool = True,
         pad_mask: bool = True,
-        out_indices: Union[int, Sequence[int]] = (0, 1, 2, 3),
-        frozen_stages: int = -1,
-        norm_eval: bool = False,
-        norm_cfg: Optional[dict] = None,
-        with_cp: bool = False,
         drop_path_rate: float = 0.0,
-        init_cfg: Optional[Union[dict, list]] = None,
+        **kwargs: Any,
     ) -> None:
         arch = self._resolve_arch(
             arch,
@@ -235,12 +222,7 @@ class ConTNet(ContextBackbone):
         widths = [arch['stem_channels'] * 2**i for i in range(NUM_STAGES)]
         super().__init__(
             [2 * width for width in widths],
-            in_channels=in_channels,
-            out_indices=out_indices,
-            frozen_stages=frozen_stages,
-            norm_eval=norm_eval,
-            with_cp=with_cp,
-            init_cfg=init_cfg,
+            **kwargs,
         )
         self.arch = arch
         self.dense = dense
@@ -257,10 +239,7 @@ class ConTNet(ContextBackbone):
         self.groups = groups
         self.separable = separable
         self.avg_down = avg_down
-        self.norm_cfg = require_norm(
-            norm_cfg, dict(type='BN'), 'ConTNet', 'normalises feature maps'
-        )
-        self.stem = Stem(in_channels, widths[0])
+        self.stem = Stem(self.in_channels, widths[0])
         rates = drop_path_rates(drop_path_rate, arch['depths'])
         for i in range(self.num_stages):
             encoder_cfg = dict(
@@ -279,7 +258,7 @@ class ConTNet(ContextBackbone):
                 )
                 for j, rate in enumerate(rates[i])
             ]
-            self.stages.append(Stage(*blocks, with_cp=with_cp))
+            self.stages.append(Stage(*blocks, with_cp=self.with_cp))
         self._finish_init()
 
     @staticmethod

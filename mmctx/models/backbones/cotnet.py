@@ -1,7 +1,7 @@
 """CoTNet, CoTNeXt and SE-CoTNetD."""
 
 from collections.abc import Sequence
-from typing import Optional, Union
+from typing import Any, Optional, Union
 
 import torch
 import torch.nn as nn
@@ -21,7 +21,6 @@ from .base import (
     ContextBackbone,
     Stage,
     drop_path_rates,
-    require_norm,
 )
 from .resnet import ResNetSkeleton
 
@@ -102,8 +101,7 @@ class CoTNet(ResNetSkeleton, ContextBackbone):
             Defaults to ``dict(type='BN')``.
         drop_path_rate (float): Stochastic depth of the last block; it grows
             linearly from 0 at the first. Defaults to 0.
-        in_channels, out_indices, frozen_stages, norm_eval, with_cp,
-            init_cfg: See :class:`ContextBackbone`.
+        **kwargs: See :class:`ContextBackbone`.
 
     Raises:
         ValueError: An argument is not one of the above.
@@ -122,35 +120,21 @@ class CoTNet(ResNetSkeleton, ContextBackbone):
     def __init__(
         self,
         depth: Union[int, Sequence[int]] = 50,
-        in_channels: int = 3,
         stem_channels: int = 64,
         base_channels: int = 64,
         cot_stages: Sequence[int] = (0, 1, 2, 3),
         context: str = 'full',
-        out_indices: Union[int, Sequence[int]] = (0, 1, 2, 3),
-        frozen_stages: int = -1,
-        norm_eval: bool = False,
-        norm_cfg: Optional[dict] = None,
-        with_cp: bool = False,
         drop_path_rate: float = 0.0,
-        init_cfg: Optional[Union[dict, list]] = None,
+        **kwargs: Any,
     ) -> None:
         super().__init__(
             self._stage_channels(base_channels),
-            in_channels=in_channels,
-            out_indices=out_indices,
-            frozen_stages=frozen_stages,
-            norm_eval=norm_eval,
-            with_cp=with_cp,
-            init_cfg=init_cfg,
+            **kwargs,
         )
         name = type(self).__name__
         self.depths = resolve_depth(name, depth, self.arch_settings)
         self.cot_stages = self._resolve_cot_stages(cot_stages)
         self.context = context
-        self.norm_cfg = require_norm(
-            norm_cfg, dict(type='BN'), name, 'normalises feature maps'
-        )
         self.stem_channels = stem_channels
         self.base_channels = base_channels
         self.stem = self._make_stem()
@@ -159,7 +143,7 @@ class CoTNet(ResNetSkeleton, ContextBackbone):
             blocks = (
                 self._make_block(i, j, rate) for j, rate in enumerate(rates[i])
             )
-            self.stages.append(Stage(*blocks, with_cp=with_cp))
+            self.stages.append(Stage(*blocks, with_cp=self.with_cp))
         self._finish_init()
 
     @staticmethod

@@ -3,13 +3,14 @@
 :func:`mmctx.ops.add_mlp` knows their attributes.
 """
 
+from collections import OrderedDict
+
 import torch.nn as nn
 from mmcv.cnn import build_norm_layer
-from torch import Tensor
 
 
-class TokenMLP(nn.Module):
-    """Two linear layers with a GELU between them, on channels-last tensors.
+class TokenMLP(nn.Sequential):
+    """Two linear layers with a GELU between them: (..., C) to (..., C).
 
     Args:
         channels (int): Channels C of input and output.
@@ -20,19 +21,20 @@ class TokenMLP(nn.Module):
     def __init__(
         self, channels: int, hidden_channels: int, drop_rate: float = 0.0
     ) -> None:
-        super().__init__()
-        self.fc1 = nn.Linear(channels, hidden_channels)
-        self.act = nn.GELU()
-        self.fc2 = nn.Linear(hidden_channels, channels)
-        self.drop = nn.Dropout(drop_rate)
+        layers = OrderedDict(
+            fc1=nn.Linear(channels, hidden_channels),
+            act=nn.GELU(),
+            drop1=nn.Dropout(drop_rate),
+            fc2=nn.Linear(hidden_channels, channels),
+            drop2=nn.Dropout(drop_rate),
+        )
+        super().__init__(layers)
 
-    def forward(self, x: Tensor) -> Tensor:
-        """(..., C) to (..., C)."""
-        return self.drop(self.fc2(self.drop(self.act(self.fc1(x)))))
 
-
-class ConvMLP(nn.Module):
+class ConvMLP(nn.Sequential):
     """A norm and two 1 x 1 convolutions with a GELU between them.
+
+    (N, C, H, W) to (N, C, H, W).
 
     Args:
         channels (int): Channels C of input and output.
@@ -43,12 +45,10 @@ class ConvMLP(nn.Module):
     def __init__(
         self, channels: int, hidden_channels: int, norm_cfg: dict
     ) -> None:
-        super().__init__()
-        self.norm = build_norm_layer(norm_cfg, channels)[1]
-        self.fc1 = nn.Conv2d(channels, hidden_channels, 1)
-        self.act = nn.GELU()
-        self.fc2 = nn.Conv2d(hidden_channels, channels, 1)
-
-    def forward(self, x: Tensor) -> Tensor:
-        """(N, C, H, W) to (N, C, H, W)."""
-        return self.fc2(self.act(self.fc1(self.norm(x))))
+        layers = OrderedDict(
+            norm=build_norm_layer(norm_cfg, channels)[1],
+            fc1=nn.Conv2d(channels, hidden_channels, 1),
+            act=nn.GELU(),
+            fc2=nn.Conv2d(hidden_channels, channels, 1),
+        )
+        super().__init__(layers)

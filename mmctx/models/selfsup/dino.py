@@ -67,7 +67,8 @@ class DINOSelfDistillation(BaseSelfSupervisor):
     Args:
         backbone (dict): Backbone whose stochastic depth (modules with a
             ``drop_prob``) only the student has.
-        neck (dict): Pools the maps into one vector (N, C) per image.
+        neck (dict, optional): Pools the maps into one vector (N, C) per
+            image. None: the backbone returns such a vector.
         head (dict): From vectors (N, C) to logits (N, K), such as
             :class:`~mmctx.models.heads.DINOProjectionHead`.
         loss (dict): From logits (V, N, K) of the student and (G, N, K) of
@@ -85,7 +86,7 @@ class DINOSelfDistillation(BaseSelfSupervisor):
     def __init__(
         self,
         backbone: dict,
-        neck: dict,
+        neck: Optional[dict],
         head: dict,
         loss: dict,
         classifier: Optional[dict] = None,
@@ -182,7 +183,9 @@ class DINOSelfDistillation(BaseSelfSupervisor):
 
 def _features(network: nn.ModuleDict, images: Tensor) -> Tensor:
     """Images (N, 3, H, W) to pooled features (N, C)."""
-    pooled = network['neck'](network['backbone'](images))
+    pooled = network['backbone'](images)
+    if network['neck'] is not None:
+        pooled = network['neck'](pooled)
     return pooled if isinstance(pooled, Tensor) else pooled[-1]
 
 

@@ -5,13 +5,13 @@ from typing import Optional
 import torch.nn as nn
 from torch import Tensor
 
-from ..dispatch import refuse_cpu_inference, refuse_layers
+from ..dispatch import cpu_variant
 from . import cpu
-from .reference import add_mlp_reference
 
-__all__ = ['add_mlp', 'add_mlp_reference']
+__all__ = ['add_mlp']
 
 
+@cpu_variant(cpu.add_mlp, cpu.refuse)
 def add_mlp(
     x: Tensor,
     mlp: nn.Module,
@@ -43,10 +43,5 @@ def add_mlp(
         Tensor: As ``x``.
     """
     branch = x if branch is None else branch
-    if (
-        refuse_cpu_inference(x, branch) is None
-        and refuse_layers(norm, mlp) is None
-        and cpu.refuse(x, mlp, norm, scale) is None
-    ):
-        return cpu.add_mlp(x, mlp, norm, branch, scale)
-    return add_mlp_reference(x, mlp, norm, branch, scale)
+    branch = mlp(branch if norm is None else norm(branch))
+    return x + (branch if scale is None else branch * scale)

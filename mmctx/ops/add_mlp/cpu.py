@@ -18,14 +18,17 @@ ROWS = 1024, 4096
 def refuse(
     x: Tensor,
     mlp: nn.Module,
-    norm: Optional[nn.Module],
-    scale: Optional[Tensor],
+    norm: Optional[nn.Module] = None,
+    branch: Optional[Tensor] = None,
+    scale: Optional[Tensor] = None,
 ) -> Optional[str]:
     """Why these layers are not computed slice by slice."""
-    if any(module.training for module in mlp.modules()):
-        return 'dropout and batch statistics belong to training'
     if type(mlp.act) is not nn.GELU or mlp.act.approximate != 'none':
         return 'the activation is no exact GELU'
+    others = {*mlp.children()} - {mlp.fc1, mlp.act, mlp.fc2}
+    others.discard(getattr(mlp, 'norm', None))
+    if any(type(layer) is not nn.Dropout for layer in others):
+        return 'there are further layers'
     kinds = {type(mlp.fc1), type(mlp.fc2)}
     if kinds == {nn.Linear}:
         if scale is not None and scale.shape != x.shape[-1:]:
@@ -45,17 +48,35 @@ def refuse(
 def add_mlp(
     x: Tensor,
     mlp: nn.Module,
-    norm: Optional[nn.Module],
-    branch: Tensor,
-    scale: Optional[Tensor],
+    norm: Optional[nn.Module] = None,
+    branch: Optional[Tensor] = None,
+    scale: Optional[Tensor] = None,
 ) -> Tensor:
     """As :func:`mmctx.ops.add_mlp`, for layers that :func:`refuse` takes."""
+    branch = x if branch is None else branch
     if isinstance(mlp.fc1, nn.Conv2d):
         return _add_convolutions(x, mlp, branch)
     out = torch.empty_like(x, memory_format=torch.contiguous_format)
     layers = (mlp.fc1.weight, mlp.fc1.bias, mlp.fc2.weight, mlp.fc2.bias)
     _add_rows(x, branch, out, norm, layers, scale)
     return out
+
+
+def refuse_feed_forward(
+    branch: nn.Module, x: Tensor, token: Tensor, mlp: nn.Module
+) -> Optional[str]:
+    """Why the layers of this branch are not computed slice by slice."""
+    return refuse(token, mlp, branch.norm)
+
+
+def feed_forward(
+    branch: nn.Module, x: Tensor, token: Tensor, mlp: nn.Module
+) -> tuple[Tensor, Tensor]:
+    """As the forward of CoaT's branch, for pixels and class tokens."""
+    pixels = x.permute(0, 2, 3, 1)
+    pixels = add_mlp(pixels, mlp, branch.norm)
+    token = add_mlp(token, mlp, branch.norm)
+    return pixels.permute(0, 3, 1, 2), token
 
 
 def _add_convolutions(x: Tensor, mlp: nn.Module, branch: Tensor) -> Tensor:

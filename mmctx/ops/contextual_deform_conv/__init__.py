@@ -83,9 +83,10 @@ def contextual_deform_conv(
         x_{n,c}(s p - padding + dilation \cdot t + \Delta_{n,t}(p))
 
     over the taps t of the kernel and the channels c of o's group. Values
-    between pixels are bilinear, values outside the map are zero. This is the
-    contextual convolution of Contextual Convolutional Networks (ICLR 2023,
-    Eq. 4), given what its predictors say. All channels share the positions.
+    between pixels are bilinear, values outside the feature map are zero. This
+    is the contextual convolution of Contextual Convolutional Networks (ICLR
+    2023, Eq. 4), given what its predictors say. All channels share the
+    positions.
 
     Args:
         x (Tensor): (N, C, H, W), floating point.
@@ -97,7 +98,7 @@ def contextual_deform_conv(
         bias (Tensor, optional): (C_out,).
         mask (Tensor, optional): (N, KH*KW, H', W'), factor of each sample.
         stride (int or tuple[int, int]): Height before width, as below.
-        padding (int or tuple[int, int]): Zeros around the map.
+        padding (int or tuple[int, int]): Zeros around the feature map.
         dilation (int or tuple[int, int]): Distance of neighbouring taps.
         backend (str, optional): 'reference' (a few taps at a time,
             by operators of PyTorch), 'cpu' (embedding bags) or 'triton'
@@ -116,8 +117,8 @@ def contextual_deform_conv(
     Raises:
         TypeError: An input is not floating point.
         ValueError: A shape, number or ``backend`` is not as above, the
-            kernel does not fit into the padded map, or 'triton' is asked for
-            where it cannot run.
+            kernel does not fit into the padded feature map, or a backend is
+            asked for where it cannot run.
     """
     check_tensors(
         x=(x, 4),
@@ -140,8 +141,8 @@ def contextual_deform_conv(
     if min(size) < 1:
         raise ValueError(
             f'A kernel of {tuple(kernel)} with dilation {dilation} does not '
-            f'fit into a map of {tuple(x.shape[2:])} with padding {padding}; '
-            'give a larger map or more padding.'
+            f'fit into a feature map of {tuple(x.shape[2:])} with padding '
+            f'{padding}; give a larger one or more padding.'
         )
     n, taps = x.shape[0], kernel[0] * kernel[1]
     check_shape('offset', offset, (n, 2 * taps, *size), "(N, 2*K*K, H', W')")

@@ -1,9 +1,9 @@
 """The inner sum of the contextual convolution as embedding bags, for CPUs.
 
 A sample is a weighted sum of four rows of C channels: an embedding bag, which
-PyTorch reads, weighs and sums in one pass. The gradient of the map is the
-same with the roles of pixels and samples exchanged: sorting the rows that are
-read gives, for every pixel, the bag of samples that read it.
+PyTorch reads, weighs and sums in one pass. The gradient of the feature map is
+the same with the roles of pixels and samples exchanged: sorting the rows that
+are read gives, for every pixel, the bag of samples that read it.
 
 A depth-wise kernel multiplies whole rows, tap by tap, and can do so after the
 sum, since a bag belongs to one tap. Other kernels are one matrix product with

@@ -20,15 +20,15 @@ TAPS = 7  # sampled at once: bounds memory, and the length of exported graphs
 
 def to_rows(x: Tensor, dtype: torch.dtype) -> Tensor:
     """(N, C, H, W) to (N, H + 3, W + 3, C), with one row and column of zeros
-    before the map and two behind it."""
+    before the feature map and two behind it."""
     return F.pad(x.to(dtype).permute(0, 2, 3, 1), (0, 0, 1, 2, 1, 2))
 
 
 def _axis(
     offset: Tensor, base: Tensor, size: int
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Along one axis: index in the bordered map of the pixel before each
-    position, and the weights of that pixel and of the next one.
+    """Along one axis: index, in the bordered feature map, of the pixel before
+    each position, and the weights of that pixel and of the next one.
 
     From -1 down and from ``size`` up, only zeros are read: positions beyond
     are moved there, without gradient. NaN is kept in the weights.

@@ -1,21 +1,21 @@
 """Depth-wise convolution with a kernel per image as Triton kernels.
 
-Maps are read and written as rows, one of C channels per pixel (channels_last;
-other maps are copied once), so that a sample is four coalesced reads. One
-operator takes what the predictors say and returns the convolution, bias
-included; nothing the size of samples is stored. T is the number of taps.
+Feature maps are read and written as rows, one of C channels per pixel
+(channels_last; others are copied once), so that a sample is four coalesced
+reads. One operator takes what the predictors say and returns the convolution,
+bias included; nothing the size of samples is stored. T is the number of taps.
 
-Bytes per output pixel, with b bytes a number, at C = 192, T = 49 and 28 x 28
+Bytes per output pixel, with b bytes an element, at C = 192, T = 49 and 28 x 28
 pixels (stage 2 of the smallest network):
 
-- Map and output, C numbers each: 2 C b = 384 b.
+- Feature map and output, C elements each: 2 C b = 384 b.
 - Offsets and mask: 3 T b = 147 b. The four corner weights and the index of
-  ``corners()``, made beforehand, are 5 T numbers of 4 bytes, written and read
+  ``corners()``, made beforehand, are 5 T elements of 4 bytes, written and read
   again: 1960 bytes beside these 294 (b = 2). So the kernels compute them.
 - The kernel of an image: T C / P = 12 b over P = 784 pixels, three times that
   with the copy that puts its channels side by side. At 7 x 7 pixels (C = 768)
-  the copy moves as much as map and output; without it, a warp would read its
-  32 channels from 32 places for every tap.
+  the copy moves as much as feature map and output; without it, a warp would
+  read its 32 channels from 32 places for every tap.
 
 Together about 1.1 KB in half precision. The reads of the first cache are far
 more: 4 T C b = 75 KB. They, not main memory, bound the forward pass, and each
@@ -24,16 +24,16 @@ is 16 bytes wide.
 Gradients are deterministic, without atomics:
 
 - Kernel, offsets, mask: a program takes one tap of an image and all channels.
-  Channels are summed for the offsets and the mask, pixels for the kernel. Long
-  maps are cut into chunks, whose sums for the kernel PyTorch adds up.
-- Map: who reads a pixel is found by sorting. Samples are sorted by their upper
-  left pixel only, a quarter of what they read; those around a pixel are then
-  two runs of the sorted list, as pixels above each other are apart but
-  neighbours are not. The sort takes about 28 bytes per sample, the same for
-  every number of channels: 4 for the key, sorted with an 8-byte position, and
-  as much workspace.
+  Channels are summed for the offsets and the mask, pixels for the kernel.
+  Large outputs are cut into chunks, whose sums for the kernel PyTorch adds up.
+- Feature map: who reads a pixel is found by sorting. Samples are sorted by
+  their upper left pixel only, a quarter of what they read; those around a
+  pixel are then two runs of the sorted list, as pixels above each other are
+  apart but neighbours are not. The sort takes about 28 bytes per sample, the
+  same for every number of channels: 4 for the key, sorted with an 8-byte
+  position, and as much workspace.
 
-Atomics would add 4 T times per output number: 3.8e9 times for 128 images of
+Atomics would add 4 T times per output element: 3.8e9 times for 128 images of
 the stage above, where the sort takes 4.9e6 samples and each pixel then reads
 its 4 T samples once. They are not offered. All figures here are counted, not
 timed.
@@ -58,7 +58,7 @@ from ..triton_support import (
     triton_dtype,
 )
 
-#: Numbers of a tile, and to a thread: 16 bytes in half precision.
+#: Elements of a tile, and of a thread: 16 bytes in half precision.
 TILE = 1024
 PER_THREAD = 8
 #: Channels of a tile, where a program does not need all channels.
@@ -105,7 +105,7 @@ def _positions(
 
 @triton.jit
 def _load_mask(mask, shift, inside, like):
-    """Numbers of the mask; ones where there is none."""
+    """Elements of the mask; ones where there is none."""
     if mask is None:
         return tl.full(like.shape, 1.0, like.dtype)
     else:
@@ -122,7 +122,7 @@ def _load_pixel(
     image, y, x, inside, height, width,
     CHANNELS: tl.constexpr, SUM: tl.constexpr, INDEX: tl.constexpr,
 ):  # fmt: skip
-    """Rows of an image's map at (y, x), zeros outside it."""
+    """Pixels of a feature map at (y, x), zeros outside it."""
     inside = inside & (y >= 0) & (y < height) & (x >= 0) & (x < width)
     at = (y.to(INDEX) * width + x) * CHANNELS
     return tl.load(image + at, inside, other=0.0).to(SUM)
@@ -268,8 +268,8 @@ def _keys(
     TAPS: tl.constexpr, GEOMETRY: tl.constexpr,
     SUM: tl.constexpr, INDEX: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
-    """The upper left pixel of each sample, counted over all images' maps with
-    a border of one; one more than all for samples outside."""
+    """The upper left pixel of each sample, counted over all feature
+    maps with a border of one; one more than all for samples outside."""
     at = tl.program_id(0).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
     p = (at % pixels).to(INDEX)
     tap = (at // pixels % TAPS).to(INDEX)
@@ -299,7 +299,7 @@ def _image_gradient(
     SUM: tl.constexpr, INDEX: tl.constexpr,
     BLOCK_S: tl.constexpr, BLOCK_C: tl.constexpr,
 ):  # fmt: skip
-    """One pixel of the map: the sum over the samples that read it."""
+    """One pixel of the feature map: the sum over the samples that read it."""
     blocks: tl.constexpr = (CHANNELS + BLOCK_C - 1) // BLOCK_C
     rest = tl.program_id(0)
     c = rest % blocks * BLOCK_C + tl.arange(0, BLOCK_C)[None, :]
@@ -361,7 +361,7 @@ def _common(
     others: tuple,
     geometry: list[int],
 ) -> dict:
-    """Arguments of all kernels: a map, predictions, and what else is read."""
+    """Arguments of all kernels: a feature map, predictions and the rest."""
     tensors = (image, offset, weight, *others)
     height, width = image.shape[2:]
     offset_n, offset_c, offset_y, offset_x = offset.stride()
@@ -494,8 +494,8 @@ def _sort(
         key=key, samples=samples, BLOCK=block, **common
     )
     key, order = key.sort(stable=True)
-    wanted = torch.arange(keys + 1, dtype=key.dtype, device=key.device)
-    return order, torch.searchsorted(key, wanted)
+    every_key = torch.arange(keys + 1, dtype=key.dtype, device=key.device)
+    return order, torch.searchsorted(key, every_key)
 
 
 def backward_of_map(

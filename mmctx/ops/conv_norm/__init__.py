@@ -5,18 +5,13 @@ from typing import Optional
 import torch.nn as nn
 from torch import Tensor
 
-from ..dispatch import refuse_cpu_inference, refuse_layers
+from ..dispatch import cpu_variant
 from . import cpu
-from .reference import add_conv_norm_reference, apply_conv_norm_reference
 
-__all__ = [
-    'add_conv_norm',
-    'add_conv_norm_reference',
-    'apply_conv_norm',
-    'apply_conv_norm_reference',
-]
+__all__ = ['add_conv_norm', 'apply_conv_norm']
 
 
+@cpu_variant(cpu.conv_norm, cpu.refuse)
 def apply_conv_norm(x: Tensor, conv: nn.Module, norm: nn.Module) -> Tensor:
     r""":math:`\mathrm{Norm}(\mathrm{Conv}(x))`.
 
@@ -31,15 +26,10 @@ def apply_conv_norm(x: Tensor, conv: nn.Module, norm: nn.Module) -> Tensor:
     Returns:
         Tensor: (N, C_out, H', W').
     """
-    if (
-        refuse_cpu_inference(x) is None
-        and cpu.refuse(x, conv, norm) is None
-        and refuse_layers(conv, norm) is None
-    ):
-        return cpu.conv_norm(x, conv, norm)
-    return apply_conv_norm_reference(x, conv, norm)
+    return norm(conv(x))
 
 
+@cpu_variant(cpu.add_conv_norm, cpu.refuse_sum)
 def add_conv_norm(
     x: Tensor,
     branch: Tensor,
@@ -64,10 +54,6 @@ def add_conv_norm(
     Returns:
         Tensor: As ``x``.
     """
-    if (
-        refuse_cpu_inference(x, branch) is None
-        and cpu.refuse_sum(x, branch, layers, scale) is None
-        and refuse_layers(layers) is None
-    ):
-        return cpu.conv_norm(branch, *layers, x)
-    return add_conv_norm_reference(x, branch, layers, scale)
+    branch = layers(branch)
+    # In the place of the norm's output, as in torchvision's ResNet.
+    return (branch if scale is None else branch * scale).add_(x)

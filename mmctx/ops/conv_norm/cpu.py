@@ -13,6 +13,8 @@ import torch.nn as nn
 from torch import Tensor
 from torch.nn.utils.fusion import fuse_conv_bn_weights
 
+from ..folding import refuse_norm
+
 
 def refuse(x: Tensor, conv: nn.Module, norm: nn.Module) -> Optional[str]:
     """Why these layers are not computed as a product."""
@@ -23,17 +25,21 @@ def refuse(x: Tensor, conv: nn.Module, norm: nn.Module) -> Optional[str]:
         or conv.groups != 1
     ):
         return 'the layer is no ordinary 1 x 1 convolution'
-    if type(norm) not in (nn.BatchNorm2d, nn.SyncBatchNorm):
-        return f'the norm is a {type(norm).__name__}'
-    if norm.training or norm.running_mean is None:
-        return 'the norm uses the statistics of the batch'
+    reason = refuse_norm(norm)
+    if reason is not None:
+        return reason
     if x.dim() != 4 or not x.is_contiguous():
         return 'pixels of a channel are not side by side'
+    if conv.in_channels > x.numel() // x.shape[1]:
+        return 'to change the weight takes longer than to norm the output'
     return None
 
 
 def refuse_sum(
-    x: Tensor, branch: Tensor, layers: nn.Module, scale: Optional[Tensor]
+    x: Tensor,
+    branch: Tensor,
+    layers: nn.Module,
+    scale: Optional[Tensor] = None,
 ) -> Optional[str]:
     """Why these layers are not computed as a product added to ``x``."""
     if scale is not None:
@@ -65,3 +71,13 @@ def conv_norm(
     else:
         out = (shortcut.flatten(2) + shift).baddbmm_(weight, pixels)
     return out.unflatten(2, x.shape[2:])
+
+
+def add_conv_norm(
+    x: Tensor,
+    branch: Tensor,
+    layers: nn.Module,
+    scale: Optional[Tensor] = None,
+) -> Tensor:
+    """As :func:`mmctx.ops.add_conv_norm`, for what is not refused."""
+    return conv_norm(branch, *layers, x)

@@ -6,13 +6,13 @@ from typing import Optional
 import torch.nn as nn
 from torch import Tensor
 
-from ..dispatch import refuse_cpu_inference, refuse_layers
+from ..dispatch import cpu_variant
 from . import cpu
-from .reference import norm_conv_reference
 
-__all__ = ['norm_conv', 'norm_conv_reference']
+__all__ = ['norm_conv']
 
 
+@cpu_variant(cpu.norm_conv, cpu.refuse)
 def norm_conv(
     x: Tensor,
     norm: Optional[nn.Module],
@@ -38,10 +38,4 @@ def norm_conv(
     Raises:
         RuntimeError: ``sizes`` do not sum to the convolution's channels.
     """
-    if (
-        refuse_cpu_inference(x) is None
-        and refuse_layers(norm, conv) is None
-        and cpu.refuse(x, norm, conv, sizes) is None
-    ):
-        return cpu.norm_conv(x, norm, conv, sizes)
-    return norm_conv_reference(x, norm, conv, sizes)
+    return conv(x if norm is None else norm(x)).split(list(sizes), 1)

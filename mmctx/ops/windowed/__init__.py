@@ -2,16 +2,18 @@
 
 from collections.abc import Callable
 
+import torch
 import torch.nn as nn
 from torch import Tensor
 
-from ..dispatch import refuse_cpu_inference, refuse_layers
+from ..dispatch import cpu_variant
 from . import cpu
-from .reference import windowed_reference
+from .windows import tile
 
-__all__ = ['windowed', 'windowed_reference']
+__all__ = ['windowed']
 
 
+@cpu_variant(cpu.windowed)
 def windowed(
     function: Callable[[Tensor], Tensor],
     x: Tensor,
@@ -35,10 +37,12 @@ def windowed(
     Returns:
         Tensor: (N, H, W, C).
     """
-    if (
-        refuse_cpu_inference(x) is None
-        and refuse_layers(*layers) is None
-        and cpu.refuse(*layers) is None
-    ):
-        return cpu.windowed(function, x, size)
-    return windowed_reference(function, x, size)
+    rows = [
+        _concatenated([part.join(function(part.cut(x))) for part in row], 2)
+        for row in tile(*x.shape[1:3], size)
+    ]
+    return _concatenated(rows, 1)
+
+
+def _concatenated(parts: list[Tensor], dim: int) -> Tensor:
+    return parts[0] if len(parts) == 1 else torch.cat(parts, dim)

@@ -2,7 +2,6 @@
 
 from collections.abc import Callable
 from itertools import chain
-from typing import Optional
 
 import torch
 import torch.nn as nn
@@ -15,15 +14,11 @@ from .windows import tile
 TOKENS = 4096
 
 
-def refuse(*layers: nn.Module) -> Optional[str]:
-    """Why the function may not be called for some windows at a time."""
-    if any(m.training for layer in layers for m in layer.modules()):
-        return 'layers in training draw for the whole batch'
-    return None
-
-
 def windowed(
-    function: Callable[[Tensor], Tensor], x: Tensor, size: int
+    function: Callable[[Tensor], Tensor],
+    x: Tensor,
+    size: int,
+    *layers: nn.Module,
 ) -> Tensor:
     """As :func:`mmctx.ops.windowed`."""
     out = torch.empty_like(x, memory_format=torch.contiguous_format)

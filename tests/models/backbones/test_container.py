@@ -9,8 +9,8 @@ from torch import nn
 from mmctx import get_backbone, get_model
 from mmctx.models.backbones import Container
 from mmctx.ops import reference
-from tests.backbones import TINY, build_tiny
-from tests.scripts import load_script
+from tests.helpers.backbones import TINY, build_tiny
+from tests.helpers.scripts import load_script
 
 get_flops = load_script('tools/analysis_tools/get_flops.py')
 

@@ -11,9 +11,9 @@ from mmctx import get_backbone, get_model
 from mmctx.checkpoints import convert_state_dict, load_backbone
 from mmctx.models.layers import PatchwiseTransformerEncoder
 from mmctx.zoo import get_spec
-from tests.backbones import TINY, build_tiny
-from tests.parity import Fixture
-from tests.scripts import load_script
+from tests.helpers.backbones import TINY, build_tiny
+from tests.helpers.parity import Fixture
+from tests.helpers.scripts import load_script
 
 get_flops = load_script('tools/analysis_tools/get_flops.py')
 

@@ -131,8 +131,8 @@ def test_starts_as_a_share_of_the_ordinary_convolution(geometry, switch):
     conv = ContextualConv2d(
         channels, out_channels, kernel, context_channels=4, **more, **switch
     )
-    conv.eval()
-    x, context = make_input(geometry)
+    conv.eval().double()
+    x, context = (t.double() for t in make_input(geometry))
     masked = switch['sampling_offsets'] and switch['mask']
     weight = conv.weight * (0.5 if masked else 1)
     expected = F.conv2d(
@@ -167,7 +167,8 @@ def test_shapes_of_the_predictors(geometry):
 def test_context_as_an_extra_input(geometry):
     """Spread, joined to the features, and read by 1 x 1 kernels."""
     conv = make_conv(geometry, weight_offsets=False, sampling_offsets=False)
-    x, context = make_input(geometry)
+    conv.double()
+    x, context = (t.double() for t in make_input(geometry))
     out = conv(x, context)
     plain = nn.Conv2d.forward(conv, x)
     spread = context[..., None, None].expand(-1, -1, *out.shape[2:])
@@ -201,8 +202,8 @@ def test_an_image_does_not_depend_on_the_others(geometry):
 
 
 def test_padding_can_be_left_out_of_the_mean():
-    conv = make_conv('dense', sampling_offsets=False)
-    x, context = make_input('dense')
+    conv = make_conv('dense', sampling_offsets=False).double()
+    x, context = (t.double() for t in make_input('dense'))
     valid = torch.tensor([[9, 12], [4, 12], [7, 5]])
     for i, (h, w) in enumerate(valid.tolist()):
         found = conv.weight_predictor(x, context, valid)[i]
@@ -214,7 +215,7 @@ def test_padding_can_be_left_out_of_the_mean():
 
 
 def test_global_mean_and_sizes():
-    x = torch.randn(2, 3, 8, 10)
+    x = torch.randn(2, 3, 8, 10).double()
     torch.testing.assert_close(global_mean(x), x.mean((2, 3)))
     x[0, :, 5:] = 0
     x[0, :, :, 7:] = 0
