@@ -101,3 +101,15 @@ def test_compiles_to_the_fused_operator():
     torch.testing.assert_close(compiled(*inputs), attention(*inputs))
     names = [str(node.target) for node in graphs[0].nodes]
     assert any('scaled_dot_product_attention' in name for name in names)
+
+
+def test_dropout():
+    """Each weight is dropped, or scaled: the mean over draws is the output."""
+    torch.manual_seed(0)
+    q, k, v = inputs_of('itself', torch.float32)
+    many = [t[:1].expand(2000, -1, -1, -1) for t in (q, k, v)]
+    draws = attention(*many, drop_rate=0.5)
+    torch.testing.assert_close(
+        draws.mean(0), attention(q, k, v)[0], rtol=0.1, atol=0.1
+    )
+    assert draws.std(0).min() > 0.01
