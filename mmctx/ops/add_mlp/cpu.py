@@ -15,13 +15,7 @@ HIDDEN = 1 << 20
 ROWS = 1024, 4096
 
 
-def refuse(
-    x: Tensor,
-    mlp: nn.Module,
-    norm: Optional[nn.Module] = None,
-    branch: Optional[Tensor] = None,
-    scale: Optional[Tensor] = None,
-) -> Optional[str]:
+def refuse(x, mlp, norm=None, branch=None, scale=None) -> Optional[str]:
     """Why these layers are not computed slice by slice."""
     if type(mlp.act) is not nn.GELU or mlp.act.approximate != 'none':
         return 'the activation is no exact GELU'
@@ -45,13 +39,7 @@ def refuse(
     return 'the layers are neither linear nor 1 x 1 convolutions'
 
 
-def add_mlp(
-    x: Tensor,
-    mlp: nn.Module,
-    norm: Optional[nn.Module] = None,
-    branch: Optional[Tensor] = None,
-    scale: Optional[Tensor] = None,
-) -> Tensor:
+def add_mlp(x, mlp, norm=None, branch=None, scale=None) -> Tensor:
     """As :func:`mmctx.ops.add_mlp`, for layers that :func:`refuse` takes."""
     branch = x if branch is None else branch
     if isinstance(mlp.fc1, nn.Conv2d):
@@ -62,16 +50,12 @@ def add_mlp(
     return out
 
 
-def refuse_feed_forward(
-    branch: nn.Module, x: Tensor, token: Tensor, mlp: nn.Module
-) -> Optional[str]:
+def refuse_feed_forward(branch, x, token, mlp) -> Optional[str]:
     """Why the layers of this branch are not computed slice by slice."""
     return refuse(token, mlp, branch.norm)
 
 
-def feed_forward(
-    branch: nn.Module, x: Tensor, token: Tensor, mlp: nn.Module
-) -> tuple[Tensor, Tensor]:
+def feed_forward(branch, x, token, mlp) -> tuple[Tensor, Tensor]:
     """As the forward of CoaT's branch, for pixels and class tokens."""
     pixels = x.permute(0, 2, 3, 1)
     pixels = add_mlp(pixels, mlp, branch.norm)

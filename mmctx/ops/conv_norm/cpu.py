@@ -19,7 +19,7 @@ from ..folding import refuse_norm
 MIN_PIXELS = 1024
 
 
-def refuse(x: Tensor, conv: nn.Module, norm: nn.Module) -> Optional[str]:
+def refuse(x, conv, norm) -> Optional[str]:
     """Why these layers are not computed as a product."""
     if (
         type(conv) is not nn.Conv2d
@@ -38,12 +38,7 @@ def refuse(x: Tensor, conv: nn.Module, norm: nn.Module) -> Optional[str]:
     return None
 
 
-def refuse_sum(
-    x: Tensor,
-    branch: Tensor,
-    layers: nn.Module,
-    scale: Optional[Tensor] = None,
-) -> Optional[str]:
+def refuse_sum(x, branch, layers, scale=None) -> Optional[str]:
     """Why these layers are not computed as a product added to ``x``."""
     if scale is not None:
         return 'the branch has a scale'
@@ -76,11 +71,6 @@ def conv_norm(
     return out.unflatten(2, x.shape[2:])
 
 
-def add_conv_norm(
-    x: Tensor,
-    branch: Tensor,
-    layers: nn.Module,
-    scale: Optional[Tensor] = None,
-) -> Tensor:
+def add_conv_norm(x, branch, layers, scale=None) -> Tensor:
     """As :func:`mmctx.ops.add_conv_norm`, for what is not refused."""
     return conv_norm(branch, *layers, x)

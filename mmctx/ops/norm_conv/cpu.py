@@ -1,21 +1,14 @@
 """A batch norm folded into its convolution, for inference on a CPU."""
 
-from collections.abc import Sequence
 from typing import Optional
 
-import torch.nn as nn
 import torch.nn.functional as F
 from torch import Tensor
 
 from ..folding import fold_batch_norm, refuse_folding
 
 
-def refuse(
-    x: Tensor,
-    norm: Optional[nn.Module],
-    conv: nn.Module,
-    sizes: Sequence[int],
-) -> Optional[str]:
+def refuse(x, norm, conv, sizes) -> Optional[str]:
     """Why these layers are called one after the other."""
     if x.dim() != 4:
         return 'the input is not a batch of feature maps'
@@ -24,12 +17,7 @@ def refuse(
     return refuse_folding(norm, conv)
 
 
-def norm_conv(
-    x: Tensor,
-    norm: Optional[nn.BatchNorm2d],
-    conv: nn.Conv2d,
-    sizes: Sequence[int],
-) -> tuple[Tensor, ...]:
+def norm_conv(x, norm, conv, sizes) -> tuple[Tensor, ...]:
     """As :func:`mmctx.ops.norm_conv`, for layers that :func:`refuse` takes."""
     x, weight, bias = fold_batch_norm(x, norm, conv)
     parts = zip(weight.split(list(sizes)), bias.split(list(sizes)))
