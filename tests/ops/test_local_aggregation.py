@@ -6,6 +6,7 @@ from torch._dynamo.backends.common import aot_autograd
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from mmctx.ops import local_aggregation, reference
+from mmctx.ops.local_aggregation import cpu
 
 BACKENDS = ('reference', 'cpu')
 SHAPES = [
@@ -172,8 +173,6 @@ class LargestAllocation(TorchDispatchMode):
 
 def test_cpu_backend_copies_no_taps():
     """No intermediate is larger than one feature map, forward and backward."""
-    from mmctx.ops.local_aggregation import cpu
-
     value, weight = (x.detach() for x in make(2, 16, 2, 3, 8, 8))
     with LargestAllocation() as mode:
         out = cpu.forward(value, weight, 3)
@@ -181,6 +180,19 @@ def test_cpu_backend_copies_no_taps():
     with LargestAllocation() as mode:
         cpu.backward(out, value, weight, 3)
     assert mode.largest == max(value.numel(), weight.numel())
+
+
+@pytest.mark.parametrize('shape', SHAPES)
+@pytest.mark.parametrize('size', [1, 80])
+def test_slices_of_any_size(shape, size, monkeypatch):
+    """One weight channel at a time, and some channels or images."""
+    value, weight = (x.detach() for x in make(*shape))
+    whole = cpu.forward(value, weight, shape[3])
+    grads = cpu.backward(whole, value, weight, shape[3])
+    monkeypatch.setattr(cpu, 'SLICE', size)
+    torch.testing.assert_close(cpu.forward(value, weight, shape[3]), whole)
+    for a, b in zip(cpu.backward(whole, value, weight, shape[3]), grads):
+        torch.testing.assert_close(a, b)
 
 
 class Operators(TorchDispatchMode):

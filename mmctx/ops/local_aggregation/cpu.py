@@ -4,8 +4,9 @@ In a flattened feature map, the neighbour at (dy, dx) of every pixel lies
 ``dy * W + dx`` positions ahead, so that each tap is one multiply-add of two
 contiguous slices, accumulated in place. A shift by dx wraps around the ends of
 rows; zeroing the dx columns that wrap, once per dx, makes the result exact.
-Beside inputs and output that takes K - 1 copies of the feature map, where
-``unfold`` takes K * K.
+Images and weight channels are taken in slices that stay in the cache. Beside
+inputs and output that takes K - 1 copies of a slice, where ``unfold`` takes
+K * K of the feature map.
 """
 
 from collections.abc import Iterator
@@ -14,6 +15,9 @@ import torch
 from torch import Tensor
 
 from ..precision import accumulation_dtype
+
+#: Elements of a slice of the value, to a thread.
+SLICE = 1 << 19
 
 
 def _clear_columns(x: Tensor, dx: int) -> Tensor:
@@ -29,17 +33,27 @@ def _clear_columns(x: Tensor, dx: int) -> Tensor:
 
 
 def _group(x: Tensor, groups: int) -> Tensor:
-    """(N, C, H, W) to (N, C / G, G, H * W): channels that share a weight."""
-    return x.flatten(2).unflatten(1, (x.shape[1] // groups, groups))
+    """(N, C, H, W) to (N, C / G, G, H, W): channels that share a weight."""
+    return x.unflatten(1, (x.shape[1] // groups, groups))
 
 
-def _shifted(
-    x: Tensor, groups: int, kernel_size: int, side: int
-) -> dict[int, Tensor]:
-    """Grouped rows to be read at +dx (``side`` 1) or -dx (-1), by dx."""
+def _slices(grouped: Tensor) -> Iterator[tuple[slice, slice]]:
+    """Images and weight channels that are computed at a time."""
+    images, share, groups = grouped.shape[:3]
+    size = SLICE * torch.get_num_threads()
+    per_group = max(share * grouped[0, 0, 0].numel(), 1) if images else 1
+    step = min(max(size // per_group, 1), groups)
+    image_step = max(size // (per_group * groups), 1)
+    for image in range(0, images, image_step):
+        for group in range(0, groups, step):
+            yield slice(image, image + image_step), slice(group, group + step)
+
+
+def _shifted(x: Tensor, kernel_size: int, side: int) -> dict[int, Tensor]:
+    """Rows (..., H * W) to be read at +dx (``side`` 1) or -dx (-1), by dx."""
     radius = kernel_size // 2
     return {
-        dx: _group(_clear_columns(x, side * dx), groups)
+        dx: _clear_columns(x, side * dx).flatten(-2)
         for dx in range(-radius, radius + 1)
     }
 
@@ -69,14 +83,18 @@ def _taps(
 def forward(value: Tensor, weight: Tensor, kernel_size: int) -> Tensor:
     """Output of the operator; shapes as in the public function."""
     dtype = accumulation_dtype(value, weight)
-    source = value.to(dtype).contiguous()
-    rows = _shifted(source, weight.shape[1], kernel_size, 1)
-    taps = weight.to(dtype).flatten(3).unsqueeze(1)
-    out = torch.zeros_like(rows[0])
-    for tap, dx, pixels, neighbours in _taps(kernel_size, *value.shape[2:]):
-        out[..., pixels].addcmul_(
-            taps[..., tap, pixels], rows[dx][..., neighbours]
-        )
+    source = _group(value.to(dtype).contiguous(), weight.shape[1])
+    weight = weight.to(dtype).flatten(3)
+    out = torch.zeros_like(source).flatten(3)
+    for images, groups in _slices(source):
+        rows = _shifted(source[images, :, groups], kernel_size, 1)
+        taps, part = weight[images, None, groups], out[images, :, groups]
+        for tap, dx, pixels, neighbours in _taps(
+            kernel_size, *value.shape[2:]
+        ):
+            part[..., pixels].addcmul_(
+                taps[..., tap, pixels], rows[dx][..., neighbours]
+            )
     return out.view(value.shape).to(value.dtype)
 
 
@@ -90,22 +108,32 @@ def backward(
     channels that share the weight.
     """
     dtype = accumulation_dtype(value, weight)
-    grad, source = (x.to(dtype).contiguous() for x in (grad, value))
-    source = _group(source, weight.shape[1])
-    taps = weight.to(dtype).flatten(3).unsqueeze(1)
-    # Pixels whose neighbour at dx lies outside give nothing: their columns
-    # are those that a read at -dx wraps to.
-    rows = _shifted(grad, weight.shape[1], kernel_size, -1)
-    grad_value = torch.zeros_like(source)
-    grad_weight = torch.zeros_like(taps[:, 0])
-    for tap, dx, pixels, neighbours in _taps(kernel_size, *value.shape[2:]):
-        grad_out = rows[dx][..., pixels]
-        grad_value[..., neighbours].addcmul_(taps[..., tap, pixels], grad_out)
-        torch.sum(
-            grad_out * source[..., neighbours],
-            dim=1,
-            out=grad_weight[:, :, tap, pixels],
+    grad, source = (
+        _group(x.to(dtype).contiguous(), weight.shape[1])
+        for x in (grad, value)
+    )
+    factors = weight.to(dtype).flatten(3)
+    grad_value = torch.zeros_like(source).flatten(3)
+    grad_weight = torch.zeros_like(factors)
+    for images, groups in _slices(source):
+        # Pixels whose neighbour at dx lies outside give nothing: their
+        # columns are those that a read at -dx wraps to.
+        rows = _shifted(grad[images, :, groups], kernel_size, -1)
+        values = source[images, :, groups].flatten(3)
+        taps, part = (
+            factors[images, None, groups],
+            grad_value[images, :, groups],
         )
+        for tap, dx, pixels, neighbours in _taps(
+            kernel_size, *value.shape[2:]
+        ):
+            grad_out = rows[dx][..., pixels]
+            part[..., neighbours].addcmul_(taps[..., tap, pixels], grad_out)
+            torch.sum(
+                grad_out * values[..., neighbours],
+                dim=1,
+                out=grad_weight[images, groups, tap, pixels],
+            )
     return (
         grad_value.view(value.shape).to(value.dtype),
         grad_weight.view(weight.shape).to(weight.dtype),
