@@ -27,9 +27,19 @@ SHALLOW = dict(
 )
 # What the shallow network keeps of the named depth or arch.
 KEPT = {
+    ('ResNet', 101): dict(depth=50),
     ('SECoTNetD', 101): dict(stem_channels=64),
     ('SECoTNetD', 152): dict(stem_channels=64, blur_pool=True),
 }
+for name in ('VisionTransformer', 'PAMVisionTransformer'):
+    KEPT[name, 'deit-small'] = dict(
+        arch=dict(
+            embed_dims=384,
+            num_layers=2,
+            num_heads=6,
+            feedforward_channels=384,
+        )
+    )
 for name, arch in CoaT.arch_settings.items():
     KEPT['CoaT', name] = dict(
         arch=dict(

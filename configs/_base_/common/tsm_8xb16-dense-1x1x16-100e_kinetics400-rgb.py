@@ -28,17 +28,23 @@ model = dict(
     ),
 )
 
-frames = dict(
-    type='DenseSampleFrames',
-    clip_len=1,
-    frame_interval=1,
-    num_clips=num_segments,
-)
-train_pipeline = [
+start = [
     dict(type='DecordInit'),
-    frames,
+    dict(
+        type='DenseSampleFrames',
+        clip_len=1,
+        frame_interval=1,
+        num_clips=num_segments,
+    ),
     dict(type='DecordDecode'),
     dict(type='Resize', scale=(-1, 256)),
+]
+end = [
+    dict(type='FormatShape', input_format='NCHW'),
+    dict(type='PackActionInputs'),
+]
+train_pipeline = [
+    *start,
     dict(
         type='MultiScaleCrop',
         input_size=224,
@@ -49,27 +55,23 @@ train_pipeline = [
     ),
     dict(type='Resize', scale=(224, 224), keep_ratio=False),
     dict(type='Flip', flip_ratio=0.5),
-    dict(type='FormatShape', input_format='NCHW'),
-    dict(type='PackActionInputs'),
+    *end,
 ]
+# one clip and its centre
 val_pipeline = [
-    dict(type='DecordInit'),
-    dict(frames, num_sample_positions=1, test_mode=True),
-    dict(type='DecordDecode'),
-    dict(type='Resize', scale=(-1, 256)),
+    start[0],
+    dict(start[1], num_sample_positions=1, test_mode=True),
+    *start[2:],
     dict(type='CenterCrop', crop_size=224),
-    dict(type='FormatShape', input_format='NCHW'),
-    dict(type='PackActionInputs'),
+    *end,
 ]
 # ten clips of three crops
 test_pipeline = [
-    dict(type='DecordInit'),
-    dict(frames, num_sample_positions=10, test_mode=True),
-    dict(type='DecordDecode'),
-    dict(type='Resize', scale=(-1, 256)),
+    start[0],
+    dict(start[1], num_sample_positions=10, test_mode=True),
+    *start[2:],
     dict(type='ThreeCrop', crop_size=256),
-    dict(type='FormatShape', input_format='NCHW'),
-    dict(type='PackActionInputs'),
+    *end,
 ]
 
 data_root = 'data/kinetics400/'
