@@ -9,7 +9,7 @@ import torch.nn as nn
 from mmengine.model import initialize
 from mmengine.registry import DefaultScope
 
-from mmctx.models import backbones
+from mmctx.registry import MODELS
 from mmctx.weights.addresses import locate, trust
 from mmctx.weights.fit import fit
 from mmctx.weights.reading import CheckpointError, load_file, unwrap
@@ -33,7 +33,6 @@ class ModelSpec:
             ``in_channels=None`` stands for the backbone's channels.
         head (dict): Config of the classifier's head, less its channels and
             classes.
-        model (str): Type of the classifier.
         classifier (dict): What the backbone of a classifier takes besides;
             ``num_classes=None`` stands for the number of classes, for a
             backbone that scores them itself.
@@ -45,7 +44,6 @@ class ModelSpec:
         default_factory=lambda: dict(type='GlobalAveragePooling')
     )
     head: dict = field(default_factory=lambda: dict(type='LinearClsHead'))
-    model: str = 'ImageClassifier'
     classifier: dict = field(default_factory=dict)
 
     def classifier_options(self, num_classes: int = 1000) -> dict:
@@ -62,7 +60,6 @@ def _coat(arch: str, *tasks: str) -> ModelSpec:
         (CLASSIFICATION, *tasks),
         neck=None,
         head=dict(type='CoaTClsHead', num_tokens=1 if 'lite' in arch else 3),
-        model='ClassTokenClassifier',
         classifier=dict(with_cls_token=True),
     )
 
@@ -201,7 +198,10 @@ def get_backbone(
         **overrides: Arguments of the backbone's constructor.
 
     Returns:
-        nn.Module: ``backbone(x)`` gives a tuple of maps.
+        nn.Module: ``backbone(x)`` gives a tuple of feature maps
+        (N, C, H, W), one per out index. Class tokens or class scores (N, C)
+        follow them where an argument asks for those: see
+        :class:`~mmctx.models.backbones.feature_maps.FeatureMaps`.
 
     Raises:
         ValueError: Unknown name.
@@ -211,7 +211,7 @@ def get_backbone(
     if pretrained:
         address = _address(name, pretrained)
         cfg['init_cfg'] = dict(type='Pretrained', checkpoint=address)
-    backbone = getattr(backbones, cfg.pop('type'))(**cfg)
+    backbone = MODELS.get(cfg.pop('type'))(**cfg)
     if pretrained:
         backbone.init_weights()
     return backbone
@@ -235,7 +235,9 @@ def get_model(
 
     Returns:
         ImageClassifier: Of mmpretrain. ``model(x)`` gives logits
-        (N, num_classes), ``model.backbone(x)`` the maps.
+        (N, num_classes), ``model.backbone(x)`` the feature maps and, in CoaT
+        and the contextual CNNs, what their heads take behind them: see
+        :func:`get_backbone`.
 
     Raises:
         ImportError: mmpretrain is not installed.
@@ -243,7 +245,7 @@ def get_model(
         CheckpointError: The weights cannot be had or do not fit.
     """
     try:
-        from mmpretrain.registry import MODELS
+        from mmpretrain.registry import MODELS as CLASSIFIERS
     except ImportError as error:
         raise ImportError(
             f'get_model({name!r}) builds an mmpretrain classifier, and '
@@ -258,10 +260,10 @@ def get_model(
     if neck and 'in_channels' in neck:
         neck.update(channels)
     head = dict(spec.head, num_classes=num_classes, **channels)
-    cfg = dict(type=spec.model, backbone=backbone, neck=neck, head=head)
+    cfg = dict(type='ImageClassifier', backbone=backbone, neck=neck, head=head)
     # Whatever scope a config of another package has made the default.
     with DefaultScope.overwrite_default_scope('mmpretrain'):
-        model = MODELS.build(cfg)
+        model = CLASSIFIERS.build(cfg)
     if not pretrained:
         initialize(model.head, model.head.init_cfg or [])
         return model

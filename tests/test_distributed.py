@@ -13,13 +13,13 @@ from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.parallel import DistributedDataParallel
 
-from tests.backbones import (
+from tests.helpers.backbones import (
     TINY,
     WITHOUT_BATCH_NORM,
     build_tiny,
     class_of,
 )
-from tests.scripts import ROOT
+from tests.helpers.scripts import ROOT
 
 DETECTOR = 'configs/digit_scenes/faster-rcnn_ctx-resnet14_fpn_digit-scenes.py'
 BATCH_NORMED = [n for n in TINY if class_of(n) not in WITHOUT_BATCH_NORM]

@@ -7,7 +7,7 @@ import pytest
 from mmengine.registry import MODELS, DefaultScope, Registry
 
 from mmctx.registry import register
-from tests.backbones import TINY, class_of
+from tests.helpers.backbones import TINY, class_of
 
 HOSTS = ('mmpretrain', 'mmdet', 'mmseg')
 

@@ -1,6 +1,6 @@
 """Networks and their layers; importing registers them."""
 
-from . import classifiers, detectors, heads, selfsup  # noqa: F401
+from . import detectors, heads, selfsup  # noqa: F401
 from .backbones import (
     CoaT,
     Container,

@@ -51,14 +51,12 @@ def rank_classes(backbone: nn.Module, images: Tensor) -> list[StageRanks]:
             'with_class_scores=True.'
         )
     stages = sorted(int(i) for i in backbone.contextualizing.classify)
-    counts = [*backbone.class_counts, 1]
-    found = []
-    for i, scores, among in zip(stages, maps.class_scores, maps.considered):
-        if maps.selection == 'reduce' and among is not None:
-            scores = scores.masked_fill(~among, -torch.inf)
-        ranks = scores.argsort(dim=1, descending=True, stable=True)
-        found.append(StageRanks(i + 1, ranks, counts[i]))
-    return found
+    counts = [*backbone.contextualizing.class_counts, 1]
+    ranks = [
+        scores.argsort(dim=1, descending=True, stable=True)
+        for scores in maps.class_scores
+    ]
+    return [StageRanks(i + 1, r, counts[i]) for i, r in zip(stages, ranks)]
 
 
 def draw_class_narrowing(

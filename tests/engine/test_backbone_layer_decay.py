@@ -2,7 +2,7 @@ import pytest
 from mmengine.optim import build_optim_wrapper
 from torch import nn
 
-from tests.backbones import build_tiny
+from tests.helpers.backbones import build_tiny
 
 
 class Model(nn.Module):

@@ -286,6 +286,23 @@ def test_one_gradient_at_a_time(wanted):
 
 
 @kernels
+def test_gradients_of_gradients():
+    """Those of the reference implementation."""
+    inputs, geometry = make((1, 2, (1, 2), 2, 3, 1, 1, 1), torch.float64)
+    results = []
+    for backend in ('triton', 'reference'):
+        leaves = {k: v.clone().requires_grad_() for k, v in inputs.items()}
+        out = contextual_deform_conv(**leaves, **geometry, backend=backend)
+        grads = torch.autograd.grad(
+            out.sin().sum(), [*leaves.values()], create_graph=True
+        )
+        sum(g.square().sum() for g in grads).backward()
+        results.append([v.grad for v in leaves.values()])
+    for got, expected in zip(*results):
+        torch.testing.assert_close(got, expected)
+
+
+@kernels
 def test_empty_batch():
     results = run(*make((0, 2, (3, 3), 2, 2, 1, 1, 1)), 'triton')
     sizes = {name: x.numel() for name, x in results.items()}

@@ -7,9 +7,9 @@ import torch
 from mmengine.runner import CheckpointLoader
 
 from mmctx.engine import cli
-from tests.scripts import ROOT, load_script
-from tests.small_data import make_imagenet
-from tests.weights import hostile
+from tests.helpers import hostile
+from tests.helpers.scripts import ROOT, load_script
+from tests.helpers.small_data import make_imagenet
 
 train = load_script('tools/train.py')
 test = load_script('tools/test.py')

@@ -21,8 +21,8 @@ from mmctx.checkpoints import (
     load_backbone,
 )
 from mmctx.weights.released import Released
-from tests.backbones import TINY, build_tiny
-from tests.parity import Fixture
+from tests.helpers.backbones import TINY, build_tiny
+from tests.helpers.parity import Fixture
 
 
 @pytest.fixture(autouse=True)

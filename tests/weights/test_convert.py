@@ -14,7 +14,7 @@ from mmctx.checkpoints import (
 from mmctx.models import backbones
 from mmctx.models.backbones.base import ContextBackbone
 from mmctx.zoo import get_spec
-from tests.parity import Fixture
+from tests.helpers.parity import Fixture
 
 
 @pytest.fixture(scope='module')

@@ -17,8 +17,8 @@ from mmctx.models import (
 from mmctx.models.backbones.base import ContextBackbone
 from mmctx.weights.fit import fit
 from mmctx.weights.keys import renamer
-from tests.backbones import TINY, build_tiny
-from tests.parity import Fixture, unit
+from tests.helpers.backbones import TINY, build_tiny
+from tests.helpers.parity import Fixture, unit
 
 timm = pytest.importorskip('timm')
 torchvision = pytest.importorskip('torchvision')

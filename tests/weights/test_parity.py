@@ -9,7 +9,7 @@ import torch
 from mmctx import get_backbone
 from mmctx.models.layers import ContextualConv2d
 from mmctx.models.losses import ProgressiveLoss
-from tests.parity import (
+from tests.helpers.parity import (
     FLOAT32_TOLERANCE,
     FOLDER,
     Fixture,
@@ -37,7 +37,7 @@ def _named(maps):
 
 def _outputs(model, x):
     maps = model.backbone(x)
-    outputs = dict(_named(maps), maps=maps)
+    outputs = dict(_named(getattr(maps, 'maps', maps)), maps=maps)
     outputs['logits'] = model.head(model.neck(maps) if model.neck else maps)
     scores = getattr(maps, 'class_scores', ())
     # Scored stages are the last ones.

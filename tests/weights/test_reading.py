@@ -26,9 +26,9 @@ from mmctx.checkpoints import (
 )
 from mmctx.engine import cli
 from mmctx.weights.fit import fit
-from tests.backbones import TINY, build_tiny
-from tests.scripts import ROOT, load_script
-from tests.weights import hostile
+from tests.helpers import hostile
+from tests.helpers.backbones import TINY, build_tiny
+from tests.helpers.scripts import ROOT, load_script
 
 DATA = ROOT / 'tests/data/checkpoints'
 CLASSES = 5
@@ -345,7 +345,7 @@ def outcomes(tmp_path_factory):
         pytest.skip('the peak of memory is measured on Linux')
     folder = tmp_path_factory.mktemp('hostile')
     done = subprocess.run(
-        [sys.executable, '-m', 'tests.weights.hostile', str(folder)],
+        [sys.executable, '-m', 'tests.helpers.hostile', str(folder)],
         cwd=ROOT,
         capture_output=True,
         text=True,

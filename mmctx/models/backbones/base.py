@@ -1,10 +1,14 @@
-"""What every backbone of mmctx keeps: outputs, freezing, loading, checks."""
+"""Base class of all backbones."""
 
 import re
 from collections.abc import Callable, Collection, Sequence
-from typing import Optional, Union
+from itertools import islice
+from typing import Any, Optional, Union
 
+import torch
 import torch.nn as nn
+import torch.nn.functional as F
+from mmcv.cnn import build_norm_layer
 from mmengine.model import BaseModule
 from mmengine.utils.dl_utils.parrots_wrapper import _BatchNorm
 from torch import Tensor
@@ -19,11 +23,108 @@ MIN_SIZE = 32
 _UNUSED = ('type', 'map_location')
 
 
+def broadcast_to_stages(value: Any) -> tuple:
+    """Per-stage values, broadcast if single."""
+    several = isinstance(value, (tuple, list)) and len(value) == NUM_STAGES
+    return tuple(value) if several else (value,) * NUM_STAGES
+
+
+def drop_path_rates(
+    rate: float, depths: Sequence[int]
+) -> list[tuple[float, ...]]:
+    """Stochastic depth of the blocks of each stage.
+
+    It grows linearly from 0 at the first block of the network to ``rate`` at
+    the last, whether or not all stages are built.
+    """
+    last = max(sum(depths) - 1, 1)
+    rates = (rate * i / last for i in range(sum(depths)))
+    return [tuple(islice(rates, depth)) for depth in depths]
+
+
+class Stage(nn.Sequential):
+    """The blocks of one resolution.
+
+    Args:
+        *blocks (nn.Module): Blocks that take a feature map and whatever else
+            the stage is called with.
+        with_cp (bool): Recompute each block's activations in the backward
+            pass. Defaults to False.
+    """
+
+    def __init__(self, *blocks: nn.Module, with_cp: bool = False) -> None:
+        super().__init__(*blocks)
+        self.with_cp = with_cp
+
+    def forward(self, x: Any, *others: Any) -> Any:
+        """(N, C_in, H, W) to (N, C, H', W')."""
+        for block in self:
+            x = self._run(block, x, *others)
+        return x
+
+    def _run(self, block: nn.Module, *args: Any) -> Any:
+        if self.with_cp and torch.is_grad_enabled():
+            return checkpoint(block, *args, use_reentrant=False)
+        return block(*args)
+
+
+class TokenNorm(nn.Module):
+    """Layer norm over the channels of a feature map and of a class token.
+
+    Args:
+        channels (int): Channels C.
+        norm_cfg (dict): A norm over the last dimension.
+    """
+
+    def __init__(self, channels: int, norm_cfg: dict) -> None:
+        super().__init__()
+        self.norm = build_norm_layer(norm_cfg, channels)[1]
+
+    def forward(
+        self, x: Tensor, token: Optional[Tensor] = None
+    ) -> tuple[Tensor, Optional[Tensor]]:
+        """(N, C, H, W) and (N, 1, C) to the same."""
+        x = self.norm(x.permute(0, 2, 3, 1)).permute(0, 3, 1, 2)
+        return x, token if token is None else self.norm(token)
+
+
+class PatchEmbedding(nn.Module):
+    """Project patches to pixels of a coarser feature map, then a norm.
+
+    Args:
+        in_channels (int): Channels of the input.
+        channels (int): Channels C of the output.
+        patch_size (int): Side of a patch.
+        norm_cfg (dict): A norm over the last dimension.
+    """
+
+    def __init__(
+        self,
+        in_channels: int,
+        channels: int,
+        patch_size: int,
+        norm_cfg: dict,
+    ) -> None:
+        super().__init__()
+        self.patch_size = patch_size
+        self.proj = nn.Conv2d(in_channels, channels, patch_size, patch_size)
+        self.norm = TokenNorm(channels, norm_cfg)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(N, C_in, H, W) to (N, C, ceil(H / patch), ceil(W / patch))."""
+        bottom = -x.shape[2] % self.patch_size
+        right = -x.shape[3] % self.patch_size
+        if bottom or right:
+            x = F.pad(x, (0, right, 0, bottom))
+        x = self.proj(x.contiguous(memory_format=torch.channels_last))
+        return self.norm(x)[0]
+
+
 class ContextBackbone(BaseModule):
     """A stem and up to four stages of blocks, one feature map per stage.
 
-    A subclass builds ``self.stem`` and appends ``self.num_stages`` stages,
-    each an ``nn.Sequential`` of blocks, to ``self.stages``; then it calls
+    A subclass builds ``self.stem`` and appends ``self.num_stages`` modules,
+    such as a :class:`Stage`, to ``self.stages``; then it calls
     :meth:`_finish_init`. Only the stages that the outputs need are built,
     so that no parameter is left without a gradient.
 
@@ -40,6 +141,9 @@ class ContextBackbone(BaseModule):
             training. Defaults to False.
         with_cp (bool): Recompute each block's activations in the backward
             pass, which saves memory. Defaults to False.
+        norm_cfg (dict, optional): Norm layers. Defaults to those of the
+            network; layer norms and norms of feature maps (N, C, H, W) do
+            not replace each other.
         init_cfg (dict or list, optional): Initialisation. ``Pretrained``
             takes an ``mmctx://`` name, a released file, or a checkpoint of
             a classifier, detector or segmentor with this backbone, and with
@@ -47,9 +151,14 @@ class ContextBackbone(BaseModule):
             ``in_channels`` is another number.
 
     Attributes:
-        out_channels (tuple[int]): Channels of each returned map.
-        out_strides (tuple[int]): Stride in pixels of each returned map.
+        out_channels (tuple[int]): Channels of each returned feature map.
+        out_strides (tuple[int]): Stride in pixels of each feature map.
     """
+
+    #: Variants by name, for :meth:`_resolve_arch`.
+    arch_settings: dict[Any, Any] = {}
+    #: Norm layers where a config names none.
+    default_norm = dict(type='BN')
 
     def __init__(
         self,
@@ -59,6 +168,7 @@ class ContextBackbone(BaseModule):
         frozen_stages: int = -1,
         norm_eval: bool = False,
         with_cp: bool = False,
+        norm_cfg: Optional[dict] = None,
         init_cfg: Optional[Union[dict, list]] = None,
     ) -> None:
         super().__init__(init_cfg=init_cfg)
@@ -71,6 +181,7 @@ class ContextBackbone(BaseModule):
                 'frozen_stages must be -1 (nothing), 0 (stem) or 1 to '
                 f'{NUM_STAGES} (stem and stages), got {frozen_stages!r}.'
             )
+        self.norm_cfg = self._resolve_norm_cfg(norm_cfg)
         self.in_channels = in_channels
         self.out_indices = self._resolve_out_indices(out_indices)
         self.num_stages = self.out_indices[-1] + 1
@@ -82,23 +193,88 @@ class ContextBackbone(BaseModule):
         self.stem: nn.Module = nn.Identity()
         self.stages = nn.ModuleList()
 
+    @classmethod
+    def _resolve_arch(
+        cls,
+        arch: Union[str, dict],
+        per_stage: Sequence[str],
+        depths: str = 'depths',
+        others: Sequence[str] = (),
+        **defaults: Any,
+    ) -> dict:
+        """A variant by name, or a checked dict of the same form.
+
+        Args:
+            arch (str or dict): A key of ``arch_settings``, or a dict.
+            per_stage (Sequence[str]): Keys that hold one value per stage.
+            depths (str): That of them with the number of blocks. Defaults to
+                'depths'.
+            others (Sequence[str]): Further keys that must be there.
+            **defaults: Keys that may be there, and their values elsewhere.
+
+        Raises:
+            ValueError: ``arch`` is neither.
+        """
+        name = cls.__name__
+        config = cls.arch_settings.get(arch) if isinstance(arch, str) else arch
+        required = {*per_stage, *others}.difference(defaults)
+        if (
+            not isinstance(config, dict)
+            or not required <= set(config) <= required.union(defaults)
+            or any(
+                len(config[key]) != NUM_STAGES
+                for key in per_stage
+                if key in config
+            )
+        ):
+            options = f' and, optionally, {sorted(defaults)}' * bool(defaults)
+            raise ValueError(
+                f'{name} arch must be one of {list(cls.arch_settings)}, or a '
+                f'dict with {sorted(required)}{options}, four values (one per '
+                f'stage) in each of {list(per_stage)}, got {arch!r}.'
+            )
+        if any(depth < 1 for depth in config[depths]):
+            raise ValueError(
+                f'{name} {depths} must be positive, got {config[depths]}.'
+            )
+        return {**defaults, **config}
+
+    @classmethod
+    def _resolve_norm_cfg(cls, norm_cfg: Optional[dict]) -> dict:
+        norm_cfg = norm_cfg or cls.default_norm
+        is_layer_norm = cls.default_norm['type'] == 'LN'
+        if (norm_cfg.get('type') == 'LN') != is_layer_norm:
+            accepted = (
+                "dict(type='LN', ...), as it normalises each pixel over its "
+                'channels'
+                if is_layer_norm
+                else "a norm of feature maps such as dict(type='BN'), "
+                "'SyncBN' or 'GN'"
+            )
+            raise ValueError(
+                f'{cls.__name__} norm_cfg must be {accepted}, got '
+                f'{norm_cfg!r}.'
+            )
+        return norm_cfg
+
     @staticmethod
     def _resolve_out_indices(
         out_indices: Union[int, Sequence[int]],
     ) -> tuple[int, ...]:
-        given = (out_indices,) if isinstance(out_indices, int) else out_indices
+        if isinstance(out_indices, int):
+            out_indices = (out_indices,)
         valid = range(-NUM_STAGES, NUM_STAGES)
         if (
-            not isinstance(given, Sequence)
-            or not given
-            or any(i not in valid for i in given)
+            not isinstance(out_indices, Sequence)
+            or not out_indices
+            or any(i not in valid for i in out_indices)
         ):
             raise ValueError(
                 'out_indices must be one or more stages from 0 to '
                 f'{NUM_STAGES - 1} (or negative, from the last), got '
                 f'{out_indices!r}.'
             )
-        resolved = tuple(int(i) % NUM_STAGES for i in given)
+        resolved = tuple(int(i) % NUM_STAGES for i in out_indices)
         if list(resolved) != sorted(set(resolved)):
             raise ValueError(
                 'out_indices must be in ascending order without repeats, '
@@ -134,25 +310,21 @@ class ContextBackbone(BaseModule):
             raise ValueError(
                 f'{type(self).__name__} cannot train on a batch of '
                 f'{tuple(x.shape)}: a batch norm would see a single value '
-                'per channel. Use two or more images per GPU, SyncBN over '
-                'several GPUs, norm_eval=True, or a norm_cfg without batch '
-                'statistics (such as GN).'
+                'per channel. Use larger images, two or more images per GPU '
+                '(if the last batch of an epoch is the cause: '
+                'train_dataloader.drop_last=True), SyncBN over several GPUs, '
+                'norm_eval=True, or a norm_cfg without batch statistics '
+                '(such as GN).'
             ) from error
 
     def _forward_maps(self, x: Tensor) -> tuple[Tensor, ...]:
         x = self.stem(x)
         maps = []
         for i, stage in enumerate(self.stages):
-            for block in stage:
-                x = self._run_block(block, x)
+            x = stage(x)
             if i in self.out_indices:
                 maps.append(x.contiguous())
         return tuple(maps)
-
-    def _run_block(self, block: nn.Module, x: Tensor, *more) -> Tensor:
-        if self.with_cp and x.requires_grad:
-            return checkpoint(block, x, *more, use_reentrant=False)
-        return block(x, *more)
 
     def _check_input(self, x: Tensor) -> None:
         name = type(self).__name__

@@ -1,7 +1,7 @@
 """CoaT and CoaT-Lite."""
 
-from collections.abc import Iterable, Sequence
-from typing import Optional, Union
+from collections.abc import Sequence
+from typing import Any, NamedTuple, Optional, Union
 
 import torch
 import torch.nn as nn
@@ -9,77 +9,76 @@ import torch.nn.functional as F
 from mmcv.cnn import build_norm_layer
 from mmengine.registry import MODELS
 from torch import Tensor
-from torch.utils.checkpoint import checkpoint
 
-from mmctx.models.backbones.base import NUM_STAGES, STRIDES, ContextBackbone
+from mmctx.models.backbones.base import (
+    NUM_STAGES,
+    STRIDES,
+    ContextBackbone,
+    PatchEmbedding,
+    Stage,
+    TokenNorm,
+)
+from mmctx.models.backbones.feature_maps import FeatureMaps
 from mmctx.models.layers import (
     ConvAttention,
     ConvPositionEncoding,
     ConvRelativePositionEncoding,
 )
-from mmctx.models.layers.conv_attention import Projected
-from mmctx.models.layers.patch_embedding import PatchEmbedding, TokenNorm
-from mmctx.models.layers.tokens import (
-    SLICE,
-    TokenMLP,
-    residual,
-    runs_in_slices,
+from mmctx.models.layers.conv_attention import (
+    CrossScaleAttention,
+    join,
+    split,
 )
+from mmctx.models.layers.mlp import TokenMLP
+from mmctx.models.layers.stochastic_depth import StochasticDepth
+from mmctx.ops.add_mlp import cpu
+from mmctx.ops.dispatch import cpu_variant
 from mmctx.registry import register
 from mmctx.weights.keys import coat as keys
 
+_ARCH_KEYS = 'embed_dims', 'serial_depths', 'mlp_ratios', 'parallel_depth'
 CO_SCALES = ('interpolation', 'none', 'cross_attention')
+#: The other scales of a parallel group, in the order in which the release
+#: adds them.
+OTHERS = {'2': '34', '3': '42', '4': '32'}
 
 
-#: A map (N, C, H, W), None where nothing needs it, and its class token
-#: (N, 1, C).
-Tokens = tuple[Optional[Tensor], Tensor]
-
-
-class TokenMaps(tuple):
-    """The maps of a backbone, and the class tokens beside them.
-
-    A tuple of one map (N, C, H, W) per out index, as every backbone returns,
-    or empty if only the tokens are wanted.
+class TokenMaps(FeatureMaps):
+    """The feature maps of a backbone, and class tokens (N, C) behind them.
 
     Attributes:
-        cls_tokens (tuple[Tensor]): Class tokens (N, C): that of the last
-            stage, or those of the stages of a parallel group.
+        maps (tuple[Tensor]): One feature map (N, C, H, W) per out index.
+        cls_tokens (tuple[Tensor]): Class token of the last stage, or those of
+            the stages of a parallel group.
     """
 
-    def __new__(
-        cls, maps: Iterable[Tensor], cls_tokens: Iterable[Tensor]
-    ) -> 'TokenMaps':
-        self = super().__new__(cls, maps)
-        self.cls_tokens = tuple(cls_tokens)
-        return self
+    cls_tokens = FeatureMaps.extras
 
 
-class TokenDropPath(nn.Module):
-    """Stochastic depth: drops the branch of a whole image.
+class Tokens(NamedTuple):
+    """The tokens of one scale.
 
-    Args:
-        rate (float): Probability of dropping.
+    Attributes:
+        map (Tensor): (N, C, H, W), channels last.
+        token (Tensor): Class token (N, 1, C).
     """
 
-    def __init__(self, rate: float) -> None:
-        super().__init__()
-        self.rate = rate
+    map: Tensor
+    token: Tensor
 
-    def forward(self, x: Optional[Tensor], token: Tensor) -> Tokens:
-        """(N, C, H, W), or None, and (N, 1, C) to the same."""
-        if not self.training or self.rate == 0:
-            return x, token
-        keep = 1 - self.rate
-        mask = token.new_empty(len(token), 1, 1, 1).bernoulli_(keep) / keep
-        return x if x is None else x * mask, token * mask.squeeze(3)
+    def plus(
+        self, branch: tuple[Tensor, Tensor], keep: Optional[Tensor] = None
+    ) -> 'Tokens':
+        """The residual sum.
 
-
-def _add(tokens: Tokens, branch: Tokens) -> Tokens:
-    """The residual sum, without a map where the branch has none."""
-    x, token = branch
-    x = x if x is None else residual(tokens[0], x)
-    return x, residual(tokens[1], token)
+        Args:
+            branch (tuple): A feature map and a class token.
+            keep (Tensor, optional): Factors (N, 1, 1, 1) of stochastic depth.
+        """
+        x, token = branch
+        if keep is not None:
+            x, token = x * keep, token * keep.squeeze(3)
+        return Tokens(self.map + x, self.token + token)
 
 
 class FeedForward(nn.Module):
@@ -96,28 +95,16 @@ class FeedForward(nn.Module):
     ) -> None:
         super().__init__()
         self.norm = build_norm_layer(norm_cfg, channels)[1]
-        self.drop_path = TokenDropPath(drop_path)
+        self.drop_path = StochasticDepth(drop_path)
 
+    @cpu_variant(cpu.feed_forward, cpu.refuse_feed_forward)
     def forward(
-        self, x: Optional[Tensor], token: Tensor, mlp: TokenMLP
-    ) -> Tokens:
-        """(N, C, H, W), channels last, or None, and (N, 1, C) to the same.
-
-        Without gradients ``x`` may be overwritten.
-        """
-        if x is not None and runs_in_slices(self, x):
-            # Hidden channels then stay in the cache.
-            rows = x.permute(0, 2, 3, 1).view(-1, x.shape[1])
-            slices = -(-len(rows) // (SLICE * torch.get_num_threads()))
-            for part in (*rows.chunk(slices), token):
-                part += mlp(self.norm(part))
-            return x, token
-        branch = x
-        if x is not None:
-            branch = mlp(self.norm(x.permute(0, 2, 3, 1)))
-            branch = branch.permute(0, 3, 1, 2)
-        branch = self.drop_path(branch, mlp(self.norm(token)))
-        return _add((x, token), branch)
+        self, x: Tensor, token: Tensor, mlp: nn.Module
+    ) -> tuple[Tensor, Tensor]:
+        """(N, C, H, W) and (N, 1, C) to the same."""
+        pixels = mlp(self.norm(x.permute(0, 2, 3, 1)))
+        branch = pixels.permute(0, 3, 1, 2), mlp(self.norm(token))
+        return Tokens(x, token).plus(branch, self.drop_path(x))
 
 
 class SerialBlock(nn.Module):
@@ -125,7 +112,6 @@ class SerialBlock(nn.Module):
 
     Args:
         channels (int): Channels C.
-        num_heads (int): Heads of the attention.
         mlp_ratio (float): Hidden channels of the MLP per channel.
         norm_cfg (dict): A norm over the last dimension.
         drop_path (float): Probability of dropping a branch.
@@ -134,53 +120,59 @@ class SerialBlock(nn.Module):
     def __init__(
         self,
         channels: int,
-        num_heads: int,
         mlp_ratio: float,
         norm_cfg: dict,
         drop_path: float,
     ) -> None:
         super().__init__()
         self.norm1 = TokenNorm(channels, norm_cfg)
-        self.attention = ConvAttention(channels, num_heads)
-        self.drop_path = TokenDropPath(drop_path)
+        self.attention = ConvAttention(channels)
+        self.drop_path = StochasticDepth(drop_path)
         self.feed = FeedForward(channels, norm_cfg, drop_path)
         self.mlp = TokenMLP(channels, int(channels * mlp_ratio))
 
     def forward(
-        self,
-        x: Tensor,
-        token: Tensor,
-        position_encoding: nn.Module,
-        relative_encoding: Optional[nn.Module],
-        with_map: bool = True,
-    ) -> Tokens:
-        """(N, C, H, W) and (N, 1, C) to the same, without a map if wanted."""
-        tokens = (position_encoding(x), token)
-        branch = self.attention(
-            *self.norm1(*tokens), relative_encoding, with_map
-        )
-        tokens = _add(tokens, self.drop_path(*branch))
+        self, x: Tensor, token: Tensor, stage: 'CoaTStage'
+    ) -> tuple[Tensor, Tensor]:
+        """(N, C, H, W) and (N, 1, C) to the same.
+
+        The blocks of ``stage`` share its position encodings.
+        """
+        tokens = Tokens(stage.position_encoding(x), token)
+        branch = self.attention(*self.norm1(*tokens), stage.relative_encoding)
+        tokens = tokens.plus(branch, self.drop_path(x))
         return self.feed(*tokens, self.mlp)
 
 
-class Stage(nn.Module):
-    """The serial blocks of a scale and what they share.
+class Blocks(Stage):
+    """Blocks one behind the other, which share a last argument."""
+
+    def forward(self, *args) -> tuple[Tensor, ...]:
+        """The tensors that a block takes, and the shared argument."""
+        *tensors, shared = args
+        for block in self:
+            tensors = self._run(block, *tensors, shared)
+        return tuple(tensors)
+
+
+class CoaTStage(nn.Module):
+    """A patch embedding and the serial blocks of a scale.
 
     Args:
-        embedding (nn.Module): Makes the stage's map of the previous one's.
+        embedding (nn.Module): Embeds the feature map of the stage before.
         channels (int): Channels C.
-        blocks (Iterable[SerialBlock]): The blocks.
+        blocks (Blocks): The blocks.
         position_encoding (bool): Build the encoding that starts each block.
-        relative_encoding (nn.Module, optional): That of the attention.
+        relative_position_encoding (bool): Build that of the attention.
     """
 
     def __init__(
         self,
         embedding: nn.Module,
         channels: int,
-        blocks: Iterable[SerialBlock],
+        blocks: Blocks,
         position_encoding: bool,
-        relative_encoding: Optional[nn.Module],
+        relative_position_encoding: bool,
     ) -> None:
         super().__init__()
         self.embedding = embedding
@@ -190,141 +182,139 @@ class Stage(nn.Module):
             if position_encoding
             else nn.Identity()
         )
-        self.relative_encoding = relative_encoding
-        self.blocks = nn.ModuleList(blocks)
+        self.relative_encoding = (
+            ConvRelativePositionEncoding(channels)
+            if relative_position_encoding
+            else None
+        )
+        self.blocks = blocks
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """(N, C_in, H, W) to a feature map and a class token (N, 1, C)."""
+        x = self.embedding(x)
+        token = self.cls_token.expand(len(x), -1, -1)
+        return self.blocks(x, token, self)
 
 
-def _resize(x: Tensor, size: Sequence[int]) -> Tensor:
+def _resize(tokens: Tokens, size: Sequence[int]) -> Tokens:
     """Bilinear and without antialiasing, as released."""
-    return F.interpolate(x, size, mode='bilinear', align_corners=False)
+    x, token = tokens
+    x = F.interpolate(x, size, mode='bilinear', align_corners=False)
+    return Tokens(x, token)
 
 
 class ParallelBlock(nn.Module):
-    """Conv-attention at several scales that exchange what they find.
+    """Conv-attention at several scales, which exchange their features.
 
     Args:
         channels (int): Channels C of every scale.
-        num_heads (int): Heads of the attention.
         mlp_ratio (float): Hidden channels of the MLP per channel.
         norm_cfg (dict): A norm over the last dimension.
         drop_path (float): Probability of dropping a branch.
         co_scale (str): How scales exchange, see :class:`CoaT`.
         scales (Sequence[str]): Names of the scales.
-        wanted (Sequence[str]): Those to return: parts that serve only the
+        outputs (Sequence[str]): Those to return: parts that serve only the
             others are not built.
     """
 
     def __init__(
         self,
         channels: int,
-        num_heads: int,
         mlp_ratio: float,
         norm_cfg: dict,
         drop_path: float,
         co_scale: str,
         scales: Sequence[str],
-        wanted: Sequence[str],
+        outputs: Sequence[str],
     ) -> None:
         super().__init__()
-        self.co_scale = co_scale
-        self.wanted = tuple(wanted)
+        self.scales, self.outputs = tuple(scales), tuple(outputs)
+        self.is_cross = co_scale == 'cross_attention'
+        self.is_mixed = co_scale == 'interpolation'
+        attention = CrossScaleAttention if self.is_cross else ConvAttention
         self.norm1 = nn.ModuleDict(
             {s: TokenNorm(channels, norm_cfg) for s in scales}
         )
         self.attention = nn.ModuleDict(
-            {s: ConvAttention(channels, num_heads) for s in scales}
+            {s: attention(channels) for s in scales}
         )
-        self.drop_path = TokenDropPath(drop_path)
+        self.drop_path = StochasticDepth(drop_path)
         self.feed = nn.ModuleDict(
-            {s: FeedForward(channels, norm_cfg, drop_path) for s in wanted}
+            {s: FeedForward(channels, norm_cfg, drop_path) for s in outputs}
         )
         self.mlp = TokenMLP(channels, int(channels * mlp_ratio))
-        if co_scale == 'cross_attention':
-            for scale in set(scales) - set(wanted):
+        if self.is_cross:
+            for scale in {*scales}.difference(outputs):
                 # Only its keys and values are used.
-                self.attention[scale].proj = nn.Identity()
+                qkv = self.attention[scale].qkv
+                self.attention[scale] = nn.ModuleDict(dict(qkv=qkv))
 
-    def forward(
-        self,
-        tokens: dict[str, Tokens],
-        position_encodings: dict[str, nn.Module],
-        relative_encodings: dict[str, Optional[nn.Module]],
-        with_maps: bool = True,
-    ) -> dict[str, Tokens]:
-        """A map (N, C, H, W) and a token (N, 1, C) per scale, to the same.
+    def forward(self, *args) -> tuple[Tensor, ...]:
+        """A feature map and a class token of each scale to those of outputs.
 
-        Without maps if wanted.
+        Args:
+            *args: (N, C, H, W) and (N, 1, C) for each scale, then the stages
+                of the network, whose position encodings all blocks share.
         """
-        tokens = {
-            s: (position_encodings[s](x), token)
-            for s, (x, token) in tokens.items()
-        }
-        normed = {s: self.norm1[s](*tokens[s]) for s in tokens}
-        exchange = (
-            self._attend_across
-            if self.co_scale == 'cross_attention'
-            else self._attend_and_mix
-        )
-        branches = exchange(normed, relative_encodings, with_maps)
-        out = {}
-        for s in self.wanted:
-            mixed = _add(tokens[s], self.drop_path(*branches[s]))
-            out[s] = self.feed[s](*mixed, self.mlp)
-        return out
+        *tensors, stages = args
+        tokens, normed, encodings = {}, {}, {}
+        for i, s in enumerate(self.scales):
+            x, token = tensors[2 * i : 2 * i + 2]
+            stage = stages[int(s) - 1]
+            tokens[s] = Tokens(stage.position_encoding(x), token)
+            normed[s] = Tokens(*self.norm1[s](*tokens[s]))
+            encodings[s] = stage.relative_encoding
+        exchange = self._attend_across if self.is_cross else self._attend
+        branches = exchange(normed, encodings)
+        out = []
+        for s in self.outputs:
+            branch, keep = branches[s], self.drop_path(tokens[s].map)
+            out += self.feed[s](*tokens[s].plus(branch, keep), self.mlp)
+        return tuple(out)
 
-    def _attend_and_mix(
+    def _attend(
         self,
         normed: dict[str, Tokens],
         encodings: dict[str, Optional[nn.Module]],
-        with_maps: bool,
     ) -> dict[str, Tokens]:
         """Attention in each scale, then the sum over resized scales."""
-        found = {
-            s: self.attention[s](*normed[s], encodings[s], with_maps)
-            for s in normed
-        }
-        if self.co_scale == 'none':
-            return found
+        branches = {}
+        for s in self.scales:
+            attended = self.attention[s](*normed[s], encodings[s])
+            branches[s] = Tokens(*attended)
+        if not self.is_mixed:
+            return branches
         mixed = {}
-        for s in self.wanted:
-            x, token = found[s]
-            for other in self._others(s, found):
-                if with_maps:
-                    x = residual(x, _resize(found[other][0], x.shape[2:]))
-                token = token + found[other][1]
-            mixed[s] = x, token
+        for s in self.outputs:
+            mixed[s], size = branches[s], branches[s].map.shape[2:]
+            for other in OTHERS[s]:
+                mixed[s] = mixed[s].plus(_resize(branches[other], size))
         return mixed
 
     def _attend_across(
         self,
         normed: dict[str, Tokens],
         encodings: dict[str, Optional[nn.Module]],
-        with_maps: bool,
     ) -> dict[str, Tokens]:
         """Attention of each scale to the resized keys and values of all."""
-        found = {s: self.attention[s].project(*normed[s]) for s in normed}
-        attended = {}
-        for s in self.wanted:
-            attention, (q, k, v) = self.attention[s], found[s]
-            size = v.map.shape[2:]
-            x, token = attention.attend(q, k, v, encodings[s])
-            for other in self._others(s, found):
+        projected = {
+            s: self.attention[s].qkv(join(*normed[s])) for s in self.scales
+        }
+        branches = {}
+        for s in self.outputs:
+            size = normed[s].map.shape[2:]
+            q, k, v = projected[s].chunk(3, dim=2)
+            sources = [(q, k, v)]
+            for other in OTHERS[s]:
+                own_size = normed[other].map.shape[2:]
+                _, *others = projected[other].chunk(3, dim=2)
                 k, v = (
-                    Projected(_resize(p.map, size), p.token)
-                    for p in found[other][1:]
+                    join(*_resize(Tokens(*split(t, own_size)), size))
+                    for t in others
                 )
-                more = attention.attend(q, k, v, encodings[s])
-                x = x + more.map
-                token = token + more.token
-            x, token = attention.merge(Projected(x, token))
-            attended[s] = x if with_maps else None, token
-        return attended
-
-    @staticmethod
-    def _others(scale: str, scales: Iterable[str]) -> list[str]:
-        """The other scales, in the order in which the release adds them."""
-        order = {'2': '34', '3': '42', '4': '32'}
-        return [s for s in order[scale] if s in scales]
+                sources.append((q, k, v))
+            branches[s] = self.attention[s](sources, size, encodings[s])
+        return branches
 
 
 @register(MODELS)
@@ -343,9 +333,7 @@ class CoaT(ContextBackbone):
         arch (str or dict): 'lite_tiny', 'lite_mini', 'lite_small',
             'lite_medium', 'tiny', 'mini' or 'small' as published, or a dict
             with ``embed_dims``, ``serial_depths`` and ``mlp_ratios`` (four
-            numbers each) and, optionally, ``parallel_depth`` (0),
-            ``num_heads`` (8) and ``windows`` (heads for each window of the
-            relative encoding, ``{3: 2, 5: 3, 7: 3}``). Defaults to
+            values each) and, optionally, ``parallel_depth`` (0). Defaults to
             'lite_small'.
         position_encoding (bool): Convolutional position encoding at the
             start of every block (Table 6). Defaults to True.
@@ -355,20 +343,16 @@ class CoaT(ContextBackbone):
             (Table 7): 'interpolation' adds resized features, 'none' adds
             nothing, 'cross_attention' attends to the resized keys and
             values of the other scales, too. Defaults to 'interpolation'.
-        with_cls_token (bool): For a classifier: the returned tuple of maps
-            also carries the class tokens, as its attribute ``cls_tokens``
-            (see :class:`TokenMaps`). ``out_indices`` must hold the last
-            stage. Defaults to False.
+        with_cls_token (bool): For a classifier: class tokens follow the
+            feature maps, see :class:`TokenMaps`. ``out_indices`` must hold
+            the last stage. Defaults to False.
         norm_cfg (dict, optional): Layer norms. Defaults to
             ``dict(type='LN', eps=1e-6)``, with PyTorch's ``eps`` in the
             patch embeddings.
         drop_path_rate (float): Stochastic depth, the same for every block.
             Defaults to 0.
-        in_channels, out_indices, frozen_stages, with_cp, init_cfg: See
-            :class:`ContextBackbone`. The parallel blocks are frozen with the
-            last stage.
-        norm_eval (bool): As in every backbone; layer norm has no statistics
-            to keep.
+        **kwargs: See :class:`ContextBackbone`. The parallel blocks are frozen
+            with the last stage.
 
     Raises:
         ValueError: An argument is not one of the above.
@@ -380,73 +364,45 @@ class CoaT(ContextBackbone):
     """
 
     key_map = staticmethod(keys.key_map)
+    default_norm = dict(type='LN', eps=1e-6)
     arch_settings = {
-        'lite_tiny': dict(
-            embed_dims=(64, 128, 256, 320),
-            serial_depths=(2, 2, 2, 2),
-            mlp_ratios=(8, 8, 4, 4),
-        ),
-        'lite_mini': dict(
-            embed_dims=(64, 128, 320, 512),
-            serial_depths=(2, 2, 2, 2),
-            mlp_ratios=(8, 8, 4, 4),
-        ),
-        'lite_small': dict(
-            embed_dims=(64, 128, 320, 512),
-            serial_depths=(3, 4, 6, 3),
-            mlp_ratios=(8, 8, 4, 4),
-        ),
-        'lite_medium': dict(
-            embed_dims=(128, 256, 320, 512),
-            serial_depths=(3, 6, 10, 8),
-            mlp_ratios=(4, 4, 4, 4),
-        ),
-        'tiny': dict(
-            embed_dims=(152, 152, 152, 152),
-            serial_depths=(2, 2, 2, 2),
-            mlp_ratios=(4, 4, 4, 4),
-            parallel_depth=6,
-        ),
-        'mini': dict(
-            embed_dims=(152, 216, 216, 216),
-            serial_depths=(2, 2, 2, 2),
-            mlp_ratios=(4, 4, 4, 4),
-            parallel_depth=6,
-        ),
-        'small': dict(
-            embed_dims=(152, 320, 320, 320),
-            serial_depths=(2, 2, 2, 2),
-            mlp_ratios=(4, 4, 4, 4),
-            parallel_depth=6,
-        ),
+        name: dict(zip(_ARCH_KEYS, values))
+        for name, *values in (
+            # embed_dims, serial_depths, mlp_ratios, parallel_depth
+            ('lite_tiny', (64, 128, 256, 320), (2, 2, 2, 2), (8, 8, 4, 4), 0),
+            ('lite_mini', (64, 128, 320, 512), (2, 2, 2, 2), (8, 8, 4, 4), 0),
+            ('lite_small', (64, 128, 320, 512), (3, 4, 6, 3), (8, 8, 4, 4), 0),
+            ('lite_medium', (128, 256, 320, 512), (3, 6, 10, 8), (4,) * 4, 0),
+            ('tiny', (152, 152, 152, 152), (2, 2, 2, 2), (4, 4, 4, 4), 6),
+            ('mini', (152, 216, 216, 216), (2, 2, 2, 2), (4, 4, 4, 4), 6),
+            ('small', (152, 320, 320, 320), (2, 2, 2, 2), (4, 4, 4, 4), 6),
+        )
     }
 
     def __init__(
         self,
         arch: Union[str, dict] = 'lite_small',
-        in_channels: int = 3,
         position_encoding: bool = True,
         relative_position_encoding: bool = True,
         co_scale: str = 'interpolation',
         with_cls_token: bool = False,
-        out_indices: Union[int, Sequence[int]] = (0, 1, 2, 3),
-        frozen_stages: int = -1,
-        norm_eval: bool = False,
-        norm_cfg: Optional[dict] = None,
-        with_cp: bool = False,
         drop_path_rate: float = 0.0,
-        init_cfg: Optional[Union[dict, list]] = None,
+        **kwargs: Any,
     ) -> None:
-        arch = self._resolve_arch(arch)
-        super().__init__(
-            arch['embed_dims'],
-            in_channels=in_channels,
-            out_indices=out_indices,
-            frozen_stages=frozen_stages,
-            norm_eval=norm_eval,
-            with_cp=with_cp,
-            init_cfg=init_cfg,
+        arch = self._resolve_arch(
+            arch,
+            _ARCH_KEYS[:3],
+            depths='serial_depths',
+            parallel_depth=0,
         )
+        for key in ('embed_dims', 'mlp_ratios'):
+            if arch['parallel_depth'] and len({*arch[key][1:]}) > 1:
+                raise ValueError(
+                    f'Parallel blocks need equal {key} in the last three '
+                    f'stages, got {arch[key]}. Change them, or set '
+                    'parallel_depth to 0.'
+                )
+        super().__init__(arch['embed_dims'], **kwargs)
         if co_scale not in CO_SCALES:
             raise ValueError(
                 f'co_scale must be one of {CO_SCALES}, got {co_scale!r}.'
@@ -454,149 +410,87 @@ class CoaT(ContextBackbone):
         if with_cls_token and self.out_indices[-1] != NUM_STAGES - 1:
             raise ValueError(
                 'with_cls_token needs the last stage among out_indices, got '
-                f'{out_indices!r}.'
+                f'{self.out_indices!r}.'
             )
         self.with_cls_token = with_cls_token
-        self.norm_cfg = self._resolve_norm_cfg(norm_cfg)
-        scales, wanted = self._parallel_scales(arch, co_scale)
-        if scales:
-            self.num_stages = max(scales) + 1
-        self._make_serial_part(
-            arch,
-            position_encoding,
-            relative_position_encoding,
-            drop_path_rate,
-        )
-        self._make_parallel_part(
-            arch, co_scale, scales, wanted, drop_path_rate
-        )
-        self._finish_init()
-
-    def _resolve_arch(self, arch: Union[str, dict]) -> dict:
-        given = self.arch_settings.get(arch) if isinstance(arch, str) else arch
-        lists = ('embed_dims', 'serial_depths', 'mlp_ratios')
-        options = dict(parallel_depth=0, num_heads=8, windows=None)
-        if (
-            not isinstance(given, dict)
-            or not set(lists) <= set(given) <= {*lists, *options}
-            or any(len(given[key]) != NUM_STAGES for key in lists)
-        ):
-            raise ValueError(
-                f'CoaT arch must be one of {list(self.arch_settings)}, or a '
-                f'dict with four numbers in each of {lists} and, optionally, '
-                f'any of {tuple(options)}, got {arch!r}.'
-            )
-        resolved = {**options, **given}
-        if any(d < 1 for d in resolved['serial_depths']):
-            raise ValueError(
-                'CoaT serial_depths must be positive, got '
-                f'{resolved["serial_depths"]}.'
-            )
-        for key in ('embed_dims', 'mlp_ratios'):
-            if resolved['parallel_depth'] and len({*resolved[key][1:]}) > 1:
-                raise ValueError(
-                    f'Parallel blocks need equal {key} in the last three '
-                    f'stages, got {resolved[key]}. Change them, or set '
-                    'parallel_depth to 0.'
-                )
-        return resolved
-
-    @staticmethod
-    def _resolve_norm_cfg(norm_cfg: Optional[dict]) -> dict:
-        norm_cfg = norm_cfg or dict(type='LN', eps=1e-6)
-        if norm_cfg.get('type') != 'LN':
-            raise ValueError(
-                'CoaT normalises each token over its channels: norm_cfg must '
-                f"be dict(type='LN', ...), got {norm_cfg!r}."
-            )
-        return norm_cfg
-
-    def _parallel_scales(
-        self, arch: dict, co_scale: str
-    ) -> tuple[list[int], list[int]]:
-        """Stages that run in parallel, and those whose result is used."""
-        if not arch['parallel_depth']:
-            return [], []
-        all_scales = list(range(1, NUM_STAGES))
-        wanted = [i for i in all_scales if i in self.out_indices]
-        if self.with_cls_token:
-            wanted = all_scales
-        if not wanted:
-            return [], []
-        return (wanted if co_scale == 'none' else all_scales), wanted
-
-    def _make_serial_part(
-        self,
-        arch: dict,
-        position_encoding: bool,
-        relative_position_encoding: bool,
-        drop_path: float,
-    ) -> None:
-        in_channels = self.in_channels
-        heads = arch['num_heads']
-        embedding_norm = {**self.norm_cfg, 'eps': 1e-5}
+        self._choose_scales(arch, co_scale)
+        in_channels = (self.in_channels, *arch['embed_dims'])
         for i in range(self.num_stages):
-            channels = arch['embed_dims'][i]
             embedding = PatchEmbedding(
-                in_channels,
-                channels,
+                in_channels[i],
+                arch['embed_dims'][i],
                 STRIDES[0] if i == 0 else 2,
-                embedding_norm,
+                {**self.norm_cfg, 'eps': 1e-5},
             )
             if i == 0:
                 self.stem, embedding = embedding, nn.Identity()
-            blocks = [
-                SerialBlock(
-                    channels,
-                    heads,
-                    arch['mlp_ratios'][i],
-                    self.norm_cfg,
-                    drop_path,
-                )
-                for _ in range(arch['serial_depths'][i])
-            ]
-            relative = (
-                ConvRelativePositionEncoding(channels, heads, arch['windows'])
-                if relative_position_encoding
-                else None
+            stage = CoaTStage(
+                embedding,
+                arch['embed_dims'][i],
+                self._make_serial_blocks(arch, i, drop_path_rate),
+                position_encoding,
+                relative_position_encoding,
             )
-            self.stages.append(
-                Stage(embedding, channels, blocks, position_encoding, relative)
+            self.stages.append(stage)
+        self._make_parallel_part(arch, co_scale, drop_path_rate)
+        self._finish_init()
+
+    def _choose_scales(self, arch: dict, co_scale: str) -> None:
+        """Stages that run in parallel, and those whose results are used."""
+        all_scales = (
+            list(range(1, NUM_STAGES)) if arch['parallel_depth'] else []
+        )
+        outputs = [
+            i
+            for i in all_scales
+            if i in self.out_indices or self.with_cls_token
+        ]
+        scales = outputs if co_scale == 'none' or not outputs else all_scales
+        self.scales, self.parallel_outputs = scales, outputs
+        if scales:
+            self.num_stages = max(scales) + 1
+
+    def _make_serial_blocks(
+        self, arch: dict, stage: int, drop_path: float
+    ) -> Blocks:
+        blocks = (
+            SerialBlock(
+                arch['embed_dims'][stage],
+                arch['mlp_ratios'][stage],
+                self.norm_cfg,
+                drop_path,
             )
-            in_channels = channels
+            for _ in range(arch['serial_depths'][stage])
+        )
+        return Blocks(*blocks, with_cp=self.with_cp)
 
     def _make_parallel_part(
-        self,
-        arch: dict,
-        co_scale: str,
-        scales: list[int],
-        wanted: list[int],
-        drop_path: float,
+        self, arch: dict, co_scale: str, drop_path: float
     ) -> None:
         # Scales are named as in the paper, from 1.
-        self.scales = [str(i + 1) for i in scales]
-        wanted = [str(i + 1) for i in wanted]
+        scales = [str(i + 1) for i in self.scales]
+        outputs = [str(i + 1) for i in self.parallel_outputs]
         depth = arch['parallel_depth'] if scales else 0
-        self.parallel = nn.ModuleList(
+        blocks = (
             ParallelBlock(
                 arch['embed_dims'][-1],
-                arch['num_heads'],
                 arch['mlp_ratios'][-1],
                 self.norm_cfg,
                 drop_path,
                 co_scale,
-                self.scales,
-                wanted if i == depth - 1 else self.scales,
+                scales,
+                outputs if i == depth - 1 else scales,
             )
             for i in range(depth)
         )
+        self.parallel = Blocks(*blocks, with_cp=self.with_cp)
 
     def _reset_parameters(self) -> None:
         for module in self.modules():
             if isinstance(module, nn.Linear):
                 nn.init.trunc_normal_(module.weight, std=0.02)
                 nn.init.zeros_(module.bias)
-            elif isinstance(module, Stage):
+            elif isinstance(module, CoaTStage):
                 nn.init.trunc_normal_(module.cls_token, std=0.02)
 
     def _freeze_stages(self) -> None:
@@ -608,66 +502,29 @@ class CoaT(ContextBackbone):
     def unbuilt_keys(self) -> tuple[str, ...]:
         return (*super().unbuilt_keys(), 'parallel.')
 
-    def forward(self, x: Tensor, with_maps: bool = True) -> tuple[Tensor, ...]:
-        """As in :class:`ContextBackbone`.
-
-        Args:
-            x (Tensor): Normalised images (N, C, H, W).
-            with_maps (bool): Without, the last block computes nothing for
-                pixels, and of :class:`TokenMaps` there are the class tokens
-                only. Defaults to True.
-
-        Raises:
-            ValueError: Neither maps nor class tokens are wanted.
-        """
-        if not (with_maps or self.with_cls_token):
-            raise ValueError(
-                'with_maps=False leaves class tokens only: build CoaT with '
-                'with_cls_token=True.'
-            )
-        return super().forward(x, with_maps=with_maps)
-
-    def _forward_maps(self, x: Tensor, with_maps: bool) -> tuple[Tensor, ...]:
-        last = (self.parallel or self.stages[-1].blocks)[-1]
+    def _forward_maps(self, x: Tensor) -> tuple[Tensor, ...]:
         x = self.stem(x)
-        found = {}
-        for i, stage in enumerate(self.stages):
-            x = stage.embedding(x)
-            token = stage.cls_token.repeat(x.shape[0], 1, 1)
-            for block in stage.blocks:
-                x, token = self._run(
-                    block,
-                    x,
-                    token,
-                    stage.position_encoding,
-                    stage.relative_encoding,
-                    with_maps or block is not last,
-                )
-            found[str(i + 1)] = x, token
-        found.update(self._forward_parallel(found, with_maps))
-        names = [str(i + 1) for i in self.out_indices] if with_maps else []
-        maps = [found[s][0].contiguous() for s in names]
+        tokens = []
+        for stage in self.stages:
+            x, token = stage(x)
+            tokens.append((x, token))
+        parallel = []
+        for i in self.scales:
+            parallel += tokens[i]
+            if hasattr(self.stages[i], 'unshard'):
+                # FSDP2: the parallel blocks call the stage's encodings.
+                self.stages[i].unshard()
+        parallel = self.parallel(*parallel, self.stages)
+        for k, i in enumerate(self.parallel_outputs):
+            tokens[i] = parallel[2 * k : 2 * k + 2]
+        out = []
+        for i in self.out_indices:
+            out.append(tokens[i][0].contiguous())
         if not self.with_cls_token:
-            return tuple(maps)
-        sources = self.scales or [str(NUM_STAGES)]
-        return TokenMaps(maps, [found[s][1].squeeze(1) for s in sources])
-
-    def _forward_parallel(
-        self, found: dict[str, Tokens], with_maps: bool
-    ) -> dict[str, Tokens]:
-        stages = {s: self.stages[int(s) - 1] for s in self.scales}
-        position = {s: m.position_encoding for s, m in stages.items()}
-        relative = {s: m.relative_encoding for s, m in stages.items()}
-        tokens = {s: found[s] for s in self.scales}
-        for block in self.parallel:
-            needed = with_maps or block is not self.parallel[-1]
-            tokens = self._run(block, tokens, position, relative, needed)
-        return tokens
-
-    def _run(self, block: nn.Module, *args):
-        if self.with_cp and torch.is_grad_enabled():
-            return checkpoint(block, *args, use_reentrant=False)
-        return block(*args)
+            return tuple(out)
+        for i in self.parallel_outputs or self.out_indices[-1:]:
+            out.append(tokens[i][1].squeeze(1))
+        return TokenMaps(out)
 
     def get_layer_depth(
         self, param_name: str, prefix: str = ''

@@ -33,7 +33,7 @@ class PAMAttention(nn.Module):
         **kwargs: Any,
     ) -> None:
         super().__init__()
-        # Tokens are a map of one row: the table needs no grid.
+        # Tokens are a feature map of one row: the table needs no grid.
         self.aggregation = ContextAggregation(
             channels,
             num_heads,

@@ -16,8 +16,8 @@ def shift_frames(x: Tensor, num_segments: int, shift_div: int = 8) -> Tensor:
     <https://arxiv.org/abs/1811.08383>`_, Sec. 3 and 4, in its offline form.
 
     Args:
-        x (Tensor): Maps (N * T, C, H, W), the T frames of a clip one after
-            the other.
+        x (Tensor): Feature maps (N * T, C, H, W), the T frames of a clip one
+            after the other.
         num_segments (int): Number of frames T.
         shift_div (int): The first C // shift_div channels come from the next
             frame, as many after them from the one before; zeros where there
@@ -27,7 +27,7 @@ def shift_frames(x: Tensor, num_segments: int, shift_div: int = 8) -> Tensor:
         Tensor: (N * T, C, H, W).
 
     Raises:
-        ValueError: The maps are not those of whole clips.
+        ValueError: The feature maps are not those of whole clips.
     """
     if x.shape[0] % num_segments:
         raise ValueError(
@@ -91,7 +91,7 @@ def build_temporal_shift(
 
     Raises:
         ValueError: There is no bottleneck in the backbone, or one of the
-            numbers is out of range.
+            arguments is out of range.
     """
     if num_segments < 1 or shift_div < 2:
         raise ValueError(

@@ -23,7 +23,7 @@ FAR, PADDED = -1e4, -6e4
 def gaussian_log_prior(
     centres: Tensor, scales: Tensor, map_size: Sequence[int], smoothness: float
 ) -> Tensor:
-    r"""Logarithm of a Gaussian over the cells of a map.
+    r"""Logarithm of a Gaussian over the cells of a feature map.
 
     .. math::
         \log G(x, y) = -\frac{s_x^2 (x - c_x)^2 + s_y^2 (y - c_y)^2}{\beta}
@@ -33,7 +33,7 @@ def gaussian_log_prior(
     Args:
         centres (Tensor): c, (..., 2) as x, y in cells.
         scales (Tensor): s, (..., 2) as x, y in 1 / cells.
-        map_size (Sequence[int]): Height H and width W of the map.
+        map_size (Sequence[int]): Height H and width W of the feature map.
         smoothness (float): beta.
 
     Returns:
@@ -101,7 +101,7 @@ class GaussianPrior(nn.Module):
         Args:
             query (Tensor): (N, Q, C), with its position code.
             points (Tensor): Point of each query, (N, Q, 2) in cells.
-            map_size (Sequence[int]): Height H and width W of the map.
+            map_size (Sequence[int]): Height H and width W of the feature map.
             padding (Tensor): (N, H * W), true where nothing is to be seen.
 
         Returns:

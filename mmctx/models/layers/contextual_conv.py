@@ -9,12 +9,12 @@ from mmengine.registry import MODELS
 from torch import Tensor
 
 from mmctx.models.layers.norms import (
-    apply_norm,
+    apply_vector_norm,
     build_norm,
     build_vector_norm,
 )
 from mmctx.models.layers.pooling import global_mean
-from mmctx.ops import contextual_deform_conv
+from mmctx.ops import context_projection, contextual_deform_conv
 from mmctx.registry import register
 
 
@@ -38,7 +38,7 @@ class _Linear(nn.Linear):
 
 
 class ZeroConv2d(_Conv2d):
-    """A convolution that starts at zero, also in networks of the hosts."""
+    """A convolution that starts at zero, in OpenMMLab networks, too."""
 
     def reset_parameters(self) -> None:
         nn.init.zeros_(self.weight)
@@ -46,7 +46,7 @@ class ZeroConv2d(_Conv2d):
 
 
 class ZeroLinear(_Linear):
-    """A linear layer that starts at zero, also in networks of the hosts."""
+    """A linear layer that starts at zero, in OpenMMLab networks, too."""
 
     def reset_parameters(self) -> None:
         nn.init.zeros_(self.weight)
@@ -68,7 +68,7 @@ class SamplingPredictor(nn.Module):
         conv (nn.Conv2d): The convolution that is modulated.
         context_channels (int): Channels of the context, 0 for none.
         mask (bool): Predict a modulation mask as well.
-        norm_cfg (dict): A norm of maps.
+        norm_cfg (dict): A norm of feature maps.
     """
 
     def __init__(
@@ -107,19 +107,8 @@ class SamplingPredictor(nn.Module):
             the offsets down and to the right in pixels; then, with a mask,
             its logit for each tap.
         """
-        return self.predict(
-            F.relu(apply_norm(self.norm, self._mix(x, context)))
-        )
-
-    def _mix(self, x: Tensor, context: Optional[Tensor]) -> Tensor:
-        """The 1 x 1 convolution, without spreading the context over a map."""
-        if context is None:
-            return self.reduce(x)
-        of_context, of_x = self.reduce.weight.split(
-            (self.context_channels, x.shape[1]), dim=1
-        )
-        shift = F.linear(context, of_context.flatten(1), self.reduce.bias)
-        return F.conv2d(x, of_x) + shift[..., None, None]
+        hidden = context_projection(x, context, self.reduce)
+        return self.predict(F.relu(self.norm(hidden)))
 
 
 class WeightPredictor(nn.Module):
@@ -133,7 +122,7 @@ class WeightPredictor(nn.Module):
     Args:
         conv (nn.Conv2d): The convolution that is modulated.
         context_channels (int): Channels of the context, 0 for none.
-        norm_cfg (dict): A norm of maps; the epsilon of layer norm is
+        norm_cfg (dict): A norm of feature maps; the epsilon of layer norm is
             PyTorch's.
 
     Attributes:
@@ -163,7 +152,7 @@ class WeightPredictor(nn.Module):
         mean = global_mean(x, valid)
         if context is not None:
             mean = torch.cat((context.to(mean.dtype), mean), dim=1)
-        return self.fc2(F.relu(apply_norm(self.norm, self.fc1(mean))))
+        return self.fc2(F.relu(apply_vector_norm(self.norm, self.fc1(mean))))
 
 
 class ContextualConv2d(nn.Conv2d):
@@ -179,8 +168,8 @@ class ContextualConv2d(nn.Conv2d):
     mask the layer computes half the convolution of its own weights.
 
     With neither offsets, a context is an extra input to an ordinary
-    convolution (rows a2 and b1 of Tables 4 and 5): spread over a map and
-    joined to the features, which its own 1 x 1 kernels read. The paper's
+    convolution (rows a2 and b1 of Tables 4 and 5): spread over a feature map
+    and joined to the features, which its own 1 x 1 kernels read. The paper's
     number of parameters leaves no room for K x K kernels.
 
     Source: `Contextual Convolutional Networks
@@ -281,8 +270,8 @@ class ContextualConv2d(nn.Conv2d):
         Args:
             x (Tensor): (N, C_in, H, W), in any memory format.
             context (Tensor, optional): (N, context_channels).
-            valid (Tensor, optional): Rows and columns (N, 2) of each map
-                that are no padding. Defaults to all.
+            valid (Tensor, optional): Rows and columns (N, 2) of each
+                feature map that are no padding. Defaults to all.
 
         Returns:
             Tensor: (N, C_out, H', W').
@@ -295,7 +284,7 @@ class ContextualConv2d(nn.Conv2d):
         delta = None
         if self.weight_predictor is not None:
             delta = self.weight_predictor(x, context, valid)
-            delta = delta.view(-1, *self.weight_predictor.shape)
+            delta = delta.unflatten(1, self.weight_predictor.shape)
         if self.sampling_predictor is not None:
             return self._deformed(x, context, delta)
         if delta is not None:
@@ -305,13 +294,13 @@ class ContextualConv2d(nn.Conv2d):
         )
 
     def _check_context(self, x: Tensor, context: Optional[Tensor]) -> None:
+        shape = None if context is None else tuple(context.shape)
         expected = (x.shape[0], self.context_channels)
-        found = (x.shape[0], 0) if context is None else tuple(context.shape)
-        if found != expected:
-            given = None if context is None else found
+        expected = expected if self.context_channels else None
+        if shape != expected:
             raise ValueError(
                 f'This contextual convolution takes a context of shape '
-                f'{expected if self.context_channels else None}, got {given}.'
+                f'{expected}, got {shape}.'
             )
 
     def _deformed(
@@ -338,6 +327,8 @@ class ContextualConv2d(nn.Conv2d):
 
     def _reweighted(self, x: Tensor, delta: Tensor) -> Tensor:
         """Convolution with W + dW; linear in both."""
+        if x.shape[0] == 0:
+            return super().forward(x)
         if is_depthwise(self):
             bias = None if self.bias is None else self.bias.repeat(x.shape[0])
             return self._per_image(x, self.weight + delta, bias)

@@ -12,12 +12,12 @@ def halved(valid: Optional[Tensor], stride: int = 2) -> Optional[Tensor]:
 
 
 def global_mean(x: Tensor, valid: Optional[Tensor] = None) -> Tensor:
-    """Mean of a map over its pixels.
+    """Mean of a feature map over its pixels.
 
     Args:
         x (Tensor): (N, C, H, W).
-        valid (Tensor, optional): Rows and columns of each map (N, 2),
-            integers of 1 or more, that belong to the image; what is below
+        valid (Tensor, optional): Rows and columns (N, 2) of each feature map
+            that belong to the image, integers of 1 or more; what is below
             and to the right of them is padding. Defaults to all.
 
     Returns:

@@ -79,6 +79,8 @@ def _cross_entropy(
     """
     count = considered.sum(1, keepdim=True)
     total = scores.masked_fill(~considered, -torch.inf)
+    # Finite elsewhere, too: no product with zero may be NaN.
+    scores = scores.masked_fill(~considered, 0.0)
     log_prob = scores - total.logsumexp(1, keepdim=True)
     main, mixed = log_prob.gather(1, pair.main), log_prob.gather(1, pair.mixed)
     of_labels = pair.share * main + (1 - pair.share) * mixed
@@ -102,9 +104,10 @@ class ProgressiveLoss(nn.Module):
     over the classes that the stage before picked (Eq. 1); images whose label
     is not among them are left out.
 
-    Labels: with 'rerank', the network of the release, no class is ever
-    dropped, and hard labels give plain cross entropy over all classes. With
-    'reduce' they follow Eq. 1.
+    Labels: with ``selection='rerank'``, the network of the release, no class
+    is ever dropped, and hard labels give plain cross entropy over all
+    classes. With 'reduce', dropped classes score minus infinity, and labels
+    follow Eq. 1.
 
     Mixed targets (of Mixup or CutMix): the first stage takes them over all
     classes. Later stages consider the picked classes only, of which they
@@ -143,10 +146,9 @@ class ProgressiveLoss(nn.Module):
         scores: Sequence[Tensor],
         target: Tensor,
         considered: Optional[Sequence[Optional[Tensor]]] = None,
-        selection: str = 'rerank',
     ) -> Tensor:
         """The sum of :meth:`stage_losses`, a scalar."""
-        losses = self.stage_losses(scores, target, considered, selection)
+        losses = self.stage_losses(scores, target, considered)
         return torch.stack(losses).sum()
 
     def stage_losses(
@@ -154,19 +156,18 @@ class ProgressiveLoss(nn.Module):
         scores: Sequence[Tensor],
         target: Tensor,
         considered: Optional[Sequence[Optional[Tensor]]] = None,
-        selection: str = 'rerank',
     ) -> list[Tensor]:
         """Weighted loss of each stage.
 
         Args:
             scores (Sequence[Tensor]): Scores (N, classes) of each stage, in
-                the order of the classes, divided by tau.
+                the order of the classes, divided by tau; minus infinity for
+                dropped classes.
             target (Tensor): Labels (N,), integers, or mixed targets
                 (N, classes) that sum to 1.
             considered (Sequence[Tensor], optional): For each stage the mask
-                (N, classes) of its classes, None for all. Defaults to all.
-            selection (str): 'rerank' or 'reduce', as the network picks
-                classes. Defaults to 'rerank'.
+                (N, classes) of the classes that mixed targets consider, None
+                for all. Defaults to all that are not dropped.
 
         Returns:
             list[Tensor]: One scalar per stage; their sum is the loss.
@@ -190,8 +191,8 @@ class ProgressiveLoss(nn.Module):
             if mixed and i == 0:
                 loss = -(score.log_softmax(1) * smoothed).sum(1).mean()
             else:
-                if mask is None or not (mixed or selection == 'reduce'):
-                    mask = torch.ones_like(score, dtype=torch.bool)
+                if mask is None or not mixed:
+                    mask = score > -torch.inf
                 pair = pair.among(mask)
                 loss = self._stage_loss(score, mask, pair)
                 if mixed:

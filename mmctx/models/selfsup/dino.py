@@ -7,7 +7,6 @@ from typing import Optional, Union
 
 import torch
 import torch.nn as nn
-from mmcv.cnn.bricks import DropPath
 from mmengine.logging import MessageHub
 from mmengine.registry import MODELS
 from mmpretrain.models.selfsup import BaseSelfSupervisor
@@ -30,7 +29,7 @@ class Teacher(CosineEMA):
     def __init__(self, student: nn.Module, momentum: float) -> None:
         super().__init__(student, momentum=momentum)
         for module in self.module.modules():
-            if isinstance(module, DropPath):
+            if hasattr(module, 'drop_prob'):
                 module.drop_prob = 0.0
 
     def current_momentum(self) -> float:
@@ -66,9 +65,10 @@ class DINOSelfDistillation(BaseSelfSupervisor):
     <https://arxiv.org/abs/2104.14294>`_, Sec. 3.
 
     Args:
-        backbone (dict): Backbone whose stochastic depth (``DropPath`` of
-            mmcv) only the student has.
-        neck (dict): Pools the maps into one vector (N, C) per image.
+        backbone (dict): Backbone whose stochastic depth (modules with a
+            ``drop_prob``) only the student has.
+        neck (dict, optional): Pools the maps into one vector (N, C) per
+            image. None: the backbone returns such a vector.
         head (dict): From vectors (N, C) to logits (N, K), such as
             :class:`~mmctx.models.heads.DINOProjectionHead`.
         loss (dict): From logits (V, N, K) of the student and (G, N, K) of
@@ -86,7 +86,7 @@ class DINOSelfDistillation(BaseSelfSupervisor):
     def __init__(
         self,
         backbone: dict,
-        neck: dict,
+        neck: Optional[dict],
         head: dict,
         loss: dict,
         classifier: Optional[dict] = None,
@@ -183,7 +183,9 @@ class DINOSelfDistillation(BaseSelfSupervisor):
 
 def _features(network: nn.ModuleDict, images: Tensor) -> Tensor:
     """Images (N, 3, H, W) to pooled features (N, C)."""
-    pooled = network['neck'](network['backbone'](images))
+    pooled = network['backbone'](images)
+    if network['neck'] is not None:
+        pooled = network['neck'](pooled)
     return pooled if isinstance(pooled, Tensor) else pooled[-1]
 
 

@@ -1,16 +1,23 @@
 """What CoaT has beyond the contract of all backbones."""
 
-from functools import partial
+import sys
+from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
+from mmengine.config import Config
+from mmpretrain import FeatureExtractor
 
+import mmctx
 from mmctx import get_backbone, get_model
 from mmctx.checkpoints import convert_state_dict, load_backbone
-from mmctx.models.backbones import coat
+from mmctx.models.backbones.coat import TokenMaps, Tokens
+from mmctx.models.layers.stochastic_depth import StochasticDepth
+from mmctx.ops import reference
 from mmctx.zoo import get_spec
-from tests.backbones import TINY, build_tiny
-from tests.scripts import load_script
+from tests.helpers.backbones import TINY, build_tiny
+from tests.helpers.scripts import load_script
 
 get_flops = load_script('tools/analysis_tools/get_flops.py')
 
@@ -38,13 +45,8 @@ def test_multiply_adds_as_published(name):
     with torch.device('meta'):
         model = get_model(name).eval().requires_grad_(False)
     x = torch.empty(1, 3, 224, 224, device='meta')
-    dense, classifier = (
-        get_flops.count_multiply_adds(partial(forward, x))['Global']
-        for forward in (model.backbone, model)
-    )
-    assert dense / 1e9 == pytest.approx(PAPER[name], rel=0.03)
-    # That of classes asks nothing of the last block's pixels.
-    assert classifier < 0.99 * dense
+    counts = get_flops.count_multiply_adds(lambda: model(x))
+    assert counts['Global'] / 1e9 == pytest.approx(PAPER[name], rel=0.03)
 
 
 def resize_timm(model, height, width):
@@ -85,28 +87,67 @@ def test_classifier_uses_every_parameter(kind):
     for key, parameter in model.named_parameters():
         assert parameter.grad is not None, key
         assert parameter.grad.abs().sum() > 0, key
-    maps = model.eval().backbone(x)
-    assert isinstance(maps, tuple) and len(maps) == 4
+    out = model.eval().backbone(x)
+    maps = out.maps
+    assert len(maps) == 4
     dense = build_tiny(kind).eval()
     dense.load_state_dict(model.backbone.state_dict(), strict=True)
     assert all(torch.equal(a, b) for a, b in zip(maps, dense(x)))
 
 
-@pytest.mark.parametrize(
-    'co_scale', ['interpolation', 'none', 'cross_attention']
-)
 @pytest.mark.parametrize('kind', KINDS)
-def test_class_tokens_alone(kind, co_scale):
-    """As beside the maps, where the last block computes those, too."""
-    options = dict(co_scale=co_scale, with_cls_token=True)
-    model = build_tiny(kind, **options).double().eval()
-    x = torch.randn(2, 3, 64, 96, dtype=torch.double)
-    for forward in (model, torch.no_grad()(model)):
-        both, alone = forward(x), forward(x, with_maps=False)
-        assert len(both) == 4 and len(alone) == 0
-        assert len(alone.cls_tokens) == (3 if 'parallel' in kind else 1)
-        for a, b in zip(alone.cls_tokens, both.cls_tokens):
-            torch.testing.assert_close(a, b)
+@pytest.mark.parametrize('out_indices', [3, (0, 1, 2, 3)])
+def test_class_tokens_follow_the_feature_maps(kind, out_indices):
+    model = build_tiny(kind, with_cls_token=True, out_indices=out_indices)
+    out = model.eval()(torch.randn(2, 3, 64, 64))
+    assert type(out) is TokenMaps
+    assert out == (*out.maps, *out.cls_tokens)
+    assert len(out.maps) == len(model.out_indices)
+    assert len(out.cls_tokens) == (3 if 'parallel' in kind else 1)
+    channels = model.out_channels[-1]
+    assert all(t.shape == (2, channels) for t in out.cls_tokens)
+    one = type(out)([x[0] for x in out])
+    assert [t.shape for t in one.cls_tokens] == [(channels,)] * len(
+        out.cls_tokens
+    )
+
+
+def test_feature_extractor():
+    """Of mmpretrain, on all stages that extract_feat knows."""
+    model = get_model('coat_lite_tiny', out_indices=(0, 1, 2, 3)).eval()
+    model._config = Config(dict(model={}, test_dataloader=dict(
+        dataset=dict(pipeline=[dict(type='PackInputs')])
+    )))  # fmt: skip
+    extractor = FeatureExtractor(model)
+    image = np.zeros((64, 64, 3), dtype=np.uint8)
+    for stage in ('backbone', 'neck'):
+        (features,) = extractor(image, stage=stage)
+        assert type(features) is TokenMaps
+        assert [len(m) for m in features.maps] == [64, 128, 256, 320]
+        assert [t.shape for t in features.cls_tokens] == [(320,)]
+    (vector,) = extractor(image, stage='pre_logits')
+    assert vector.shape == (320,)
+
+
+def test_reads_like_its_paper():
+    """Functions of ours that an image passes, in reference mode."""
+    model = get_backbone('coat_small').eval()
+    package = str(Path(mmctx.__file__).parent)
+    codes = set()
+
+    def profile(frame, event, _):
+        if event == 'call' and frame.f_code.co_filename.startswith(package):
+            codes.add(frame.f_code)
+
+    x = torch.randn(1, 3, 32, 32)
+    with torch.no_grad(), reference():
+        sys.setprofile(profile)
+        try:
+            model(x)
+        finally:
+            sys.setprofile(None)
+    assert 10 < len(codes) <= 25
+    assert len({code.co_filename for code in codes}) <= 5
 
 
 @pytest.mark.parametrize('kind', KINDS)
@@ -137,34 +178,42 @@ def test_head_asks_for_class_tokens():
 
 
 @pytest.mark.parametrize('kind', KINDS)
-@pytest.mark.parametrize('pixels', [1, 48])
-def test_sliced_evaluation_changes_nothing(monkeypatch, kind, pixels):
-    """Evaluation on a CPU, in slices, against one pass with gradients."""
-    model = build_tiny(kind).double().eval()
-    x = torch.randn(3, 3, 64, 96, dtype=torch.double)
-    expected = model(x)
-    monkeypatch.setattr(coat, 'SLICE', pixels)
-    with torch.no_grad():
-        found = model(x)
-    for a, b in zip(found, expected):
-        torch.testing.assert_close(a, b)
-
-
-@pytest.mark.parametrize('kind', KINDS)
-def test_drop_path_takes_whole_images(kind):
-    """A dropped image keeps its stream, others are scaled up."""
-    torch.manual_seed(0)
+def test_stochastic_depth_is_the_same_for_every_block(kind):
     model = build_tiny(kind, drop_path_rate=0.5)
-    drop = model.stages[0].blocks[0].drop_path.train()
-    x, token = drop(torch.ones(64, 3, 2, 2), torch.ones(64, 1, 3))
-    kept = x[:, 0, 0, 0]
+    rates = [m.drop_prob for m in model.modules() if hasattr(m, 'drop_prob')]
+    # Two branches in each block, and three scales of the second.
+    assert rates == [0.5] * (12 if kind == 'CoaT' else 16)
+
+
+def test_a_dropped_branch_takes_the_class_token_along():
+    torch.manual_seed(0)
+    x, token = torch.rand(64, 3, 2, 2), torch.rand(64, 1, 3)
+    ones = torch.ones_like(x), torch.ones_like(token)
+    keep = StochasticDepth(0.5)(x)
+    out = Tokens(x, token).plus(ones, keep)
+    kept = (out.map - x)[:, 0, 0, 0].round()
     assert set(kept.tolist()) == {0.0, 2.0}
-    assert torch.equal(x, kept.view(-1, 1, 1, 1).expand_as(x))
-    assert torch.equal(token, kept.view(-1, 1, 1).expand_as(token))
-    rates = {
-        m.rate for m in model.modules() if type(m).__name__ == 'TokenDropPath'
-    }
-    assert rates == {0.5}, 'the same for every block'
+    torch.testing.assert_close(
+        out.map - x, kept.view(-1, 1, 1, 1).expand_as(x)
+    )
+    torch.testing.assert_close(
+        out.token - token, kept.view(-1, 1, 1).expand_as(token)
+    )
+    for a, b in zip(Tokens(x, token).plus(ones), (x + 1, token + 1)):
+        assert torch.equal(a, b)
+
+
+@pytest.mark.parametrize('out_indices', [1, (0, 1, 2, 3)])
+def test_every_module_of_cross_attention_is_called(out_indices):
+    model = build_tiny(
+        'CoaT parallel', co_scale='cross_attention', out_indices=out_indices
+    )
+    containers = torch.nn.ModuleList, torch.nn.ModuleDict
+    silent = {m for m in model.modules() if not isinstance(m, containers)}
+    for module in model.modules():
+        module.register_forward_hook(lambda m, *args: silent.discard(m))
+    model(torch.randn(1, 3, 32, 32))
+    assert not silent
 
 
 @pytest.mark.parametrize('dtype', [torch.float16, torch.bfloat16])
@@ -266,7 +315,7 @@ def test_partial_network_loads_a_whole_checkpoint(tmp_path, out_indices):
     'options, message',
     [
         (dict(arch='lite'), "arch must be one of.*got 'lite'"),
-        (dict(arch=dict(embed_dims=(8,))), 'four numbers in each of'),
+        (dict(arch=dict(embed_dims=(8,))), 'four values'),
         (
             dict(arch=dict(TINY['CoaT']['arch'], depth=3)),
             'arch must be one of',

@@ -11,9 +11,9 @@ from mmctx import get_backbone, get_model
 from mmctx.checkpoints import convert_state_dict, load_backbone
 from mmctx.models.layers import PatchwiseTransformerEncoder
 from mmctx.zoo import get_spec
-from tests.backbones import TINY, build_tiny
-from tests.parity import Fixture
-from tests.scripts import load_script
+from tests.helpers.backbones import TINY, build_tiny
+from tests.helpers.parity import Fixture
+from tests.helpers.scripts import load_script
 
 get_flops = load_script('tools/analysis_tools/get_flops.py')
 
@@ -280,8 +280,14 @@ ARCH = TINY['ConTNet']['arch']
         (dict(arch='l'), "arch must be one of.*got 'l'"),
         (dict(arch=dict(depths=(1, 1, 1, 1))), 'or a dict with'),
         (dict(arch=dict(ARCH, width=3)), 'or a dict with'),
-        (dict(arch=dict(ARCH, depths=(1, 1, 1))), 'four numbers in each of'),
-        (dict(arch=dict(ARCH, drop_rates=(0.1,))), 'four numbers in each of'),
+        (
+            dict(arch=dict(ARCH, depths=(1, 1, 1))),
+            'four values .one per stage. in',
+        ),
+        (
+            dict(arch=dict(ARCH, drop_rates=(0.1,))),
+            'four values .one per stage. in',
+        ),
         (dict(arch=dict(ARCH, depths=(0, 1, 1, 1))), 'depths must be positiv'),
         (dict(patch_sizes=7), 'patch_sizes must hold.*got 7'),
         (dict(patch_sizes=()), r'patch_sizes must hold.*got \(\)'),

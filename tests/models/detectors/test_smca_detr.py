@@ -8,7 +8,7 @@ from mmengine.registry import MODELS, DefaultScope
 from mmengine.structures import InstanceData
 from torch import nn
 
-from tests.backbones import TINY
+from tests.helpers.backbones import TINY
 
 pytest.importorskip('mmdet')
 

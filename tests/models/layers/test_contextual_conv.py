@@ -11,7 +11,7 @@ from torch import nn
 from torchvision.ops import deform_conv2d
 
 from mmctx.models.layers import ContextualConv2d
-from mmctx.models.layers.norms import apply_norm, build_norm
+from mmctx.models.layers.norms import apply_vector_norm, build_norm
 from mmctx.models.layers.pooling import (
     global_mean,
     halved,
@@ -73,7 +73,7 @@ def one_by_one(conv, x, context):
         if conv.weight_predictor is not None:
             p = conv.weight_predictor
             mean = torch.cat((context[i], x[i].mean((1, 2))))[None]
-            delta = p.fc2(F.relu(apply_norm(p.norm, p.fc1(mean))))
+            delta = p.fc2(F.relu(apply_vector_norm(p.norm, p.fc1(mean))))
             weight = weight + delta.view(-1, *weight.shape[1:])
         if conv.sampling_predictor is None:
             out = F.conv2d(
@@ -88,7 +88,7 @@ def one_by_one(conv, x, context):
         else:
             p = conv.sampling_predictor
             joined = torch.cat((spread, x), dim=1)[i : i + 1]
-            raw = p.predict(F.relu(apply_norm(p.norm, p.reduce(joined))))
+            raw = p.predict(F.relu(p.norm(p.reduce(joined))))
             mask = raw[:, 2 * taps :].sigmoid()
             out = deform_conv2d(
                 image,
@@ -131,8 +131,8 @@ def test_starts_as_a_share_of_the_ordinary_convolution(geometry, switch):
     conv = ContextualConv2d(
         channels, out_channels, kernel, context_channels=4, **more, **switch
     )
-    conv.eval()
-    x, context = make_input(geometry)
+    conv.eval().double()
+    x, context = (t.double() for t in make_input(geometry))
     masked = switch['sampling_offsets'] and switch['mask']
     weight = conv.weight * (0.5 if masked else 1)
     expected = F.conv2d(
@@ -167,7 +167,8 @@ def test_shapes_of_the_predictors(geometry):
 def test_context_as_an_extra_input(geometry):
     """Spread, joined to the features, and read by 1 x 1 kernels."""
     conv = make_conv(geometry, weight_offsets=False, sampling_offsets=False)
-    x, context = make_input(geometry)
+    conv.double()
+    x, context = (t.double() for t in make_input(geometry))
     out = conv(x, context)
     plain = nn.Conv2d.forward(conv, x)
     spread = context[..., None, None].expand(-1, -1, *out.shape[2:])
@@ -201,8 +202,8 @@ def test_an_image_does_not_depend_on_the_others(geometry):
 
 
 def test_padding_can_be_left_out_of_the_mean():
-    conv = make_conv('dense', sampling_offsets=False)
-    x, context = make_input('dense')
+    conv = make_conv('dense', sampling_offsets=False).double()
+    x, context = (t.double() for t in make_input('dense'))
     valid = torch.tensor([[9, 12], [4, 12], [7, 5]])
     for i, (h, w) in enumerate(valid.tolist()):
         found = conv.weight_predictor(x, context, valid)[i]
@@ -214,7 +215,7 @@ def test_padding_can_be_left_out_of_the_mean():
 
 
 def test_global_mean_and_sizes():
-    x = torch.randn(2, 3, 8, 10)
+    x = torch.randn(2, 3, 8, 10).double()
     torch.testing.assert_close(global_mean(x), x.mean((2, 3)))
     x[0, :, 5:] = 0
     x[0, :, :, 7:] = 0
@@ -235,10 +236,8 @@ def test_norms_of_vectors(type_):
     cfg = dict(type=type_, **(dict(num_groups=2) if type_ == 'GN' else {}))
     norm = build_norm(cfg, 6).train()
     x = torch.randn(5, 6)
-    found = apply_norm(norm, x)
-    torch.testing.assert_close(
-        found, apply_norm(norm, x[..., None, None]).flatten(1)
-    )
+    found = apply_vector_norm(norm, x)
+    torch.testing.assert_close(found, norm(x[..., None, None]).flatten(1))
     if type_ == 'BN':
         torch.testing.assert_close(found, nn.BatchNorm1d(6)(x))
 

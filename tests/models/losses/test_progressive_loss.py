@@ -21,12 +21,25 @@ def make_scores(seed, images=6):
     return list(3 * torch.randn(shape, generator=generator).double())
 
 
-def make_masks(scores, selection='rerank'):
-    masks = [None]
-    for score, count in zip(scores, COUNTS):
-        among = masks[-1] if selection == 'reduce' else None
-        masks.append(considered_classes(score, count, among))
-    return masks
+def make_masks(scores):
+    counts = zip(scores, COUNTS)
+    return [None, *(considered_classes(s, count) for s, count in counts)]
+
+
+def reduce(scores):
+    """Scores of a network whose dropped classes stay dropped."""
+    reduced, masks = [scores[0]], [None]
+    for score, count in zip(scores[1:], COUNTS):
+        masks.append(considered_classes(reduced[-1], count))
+        reduced.append(score.masked_fill(~masks[-1], -torch.inf))
+    return reduced, masks
+
+
+def scores_and_masks(seed, selection):
+    scores = make_scores(seed)
+    if selection == 'reduce':
+        return reduce(scores)
+    return scores, make_masks(scores)
 
 
 def make_mix(seed, images=6):
@@ -93,10 +106,12 @@ def test_mixed_targets_at_any_rank(smoothing, selection):
     criterion = ProgressiveLoss(label_smooth=smoothing)
     left_out = single = 0
     for seed in range(40):
-        scores, target = make_scores(seed), make_mix(seed)
-        masks = make_masks(scores, selection)
+        (scores, masks), target = (
+            scores_and_masks(seed, selection),
+            make_mix(seed),
+        )
         expected, lost, alone = by_hand(scores, target, masks, smoothing)
-        found = criterion.stage_losses(scores, target, masks, selection)
+        found = criterion.stage_losses(scores, target, masks)
         assert [v.item() for v in found] == pytest.approx(expected, rel=1e-9)
         left_out, single = left_out + lost, single + alone
     assert left_out > 40 and single > 40, 'both rules were needed'
@@ -110,10 +125,10 @@ def test_one_label_is_a_mix_with_nothing(smoothing):
         scores = make_scores(seed)
         labels = torch.randint(CLASSES, (6,))
         one_hot = F.one_hot(labels, CLASSES).double()
-        masks = make_masks(scores, 'reduce')
+        reduced, masks = reduce(scores)
         torch.testing.assert_close(
-            criterion(scores, one_hot, masks, 'reduce'),
-            criterion(scores, labels, masks, 'reduce'),
+            criterion(reduced, one_hot, masks),
+            criterion(reduced, labels, masks),
         )
         torch.testing.assert_close(
             criterion(scores, one_hot), criterion(scores, labels)
@@ -140,12 +155,9 @@ def test_labels_when_no_class_is_dropped(smoothing):
 
 def test_labels_among_fewer_and_fewer_classes():
     """Eq. 1: a label that was dropped counts no more."""
-    scores = make_scores(1)
-    masks = make_masks(scores, 'reduce')
+    scores, masks = scores_and_masks(1, 'reduce')
     labels = torch.tensor([2, 4, 6, 8, 10, 1])
-    found = ProgressiveLoss(alpha=1.0).stage_losses(
-        scores, labels, masks, 'reduce'
-    )
+    found = ProgressiveLoss(alpha=1.0).stage_losses(scores, labels, masks)
     for i, (score, mask) in enumerate(zip(scores, masks)):
         terms = [
             -score[n][mask[n]].log_softmax(0)[mask[n][:y].sum()]
@@ -173,14 +185,20 @@ def test_lost_labels_give_no_gradient():
 @pytest.mark.parametrize('mixed', [False, True])
 def test_gradients(selection, mixed):
     scores = make_scores(3)
-    masks = make_masks(scores, selection)
+    masks = scores_and_masks(3, selection)[1]
     labels = torch.stack([s.argmax() for s in scores[0]])
     target = make_mix(3) if mixed else labels
     criterion = ProgressiveLoss(label_smooth=0.1)
-    assert torch.autograd.gradcheck(
-        lambda *s: criterion(s, target, masks, selection),
-        [s.requires_grad_() for s in scores],
-    )
+
+    def loss(*scores):
+        if selection == 'reduce':
+            scores = [
+                s if m is None else s.masked_fill(~m, -torch.inf)
+                for s, m in zip(scores, masks)
+            ]
+        return criterion(scores, target, masks)
+
+    assert torch.autograd.gradcheck(loss, [s.requires_grad_() for s in scores])
 
 
 @pytest.mark.parametrize('mixed', [False, True])
@@ -192,11 +210,8 @@ def test_reads_no_value_back(mixed):
     if mixed:
         target = torch.empty(6, CLASSES, device='meta')
     masks = [None, mask, mask, mask]
-    for selection in ('rerank', 'reduce'):
-        loss = ProgressiveLoss(label_smooth=0.1)(
-            scores, target, masks, selection
-        )
-        assert loss.shape == ()
+    loss = ProgressiveLoss(label_smooth=0.1)(scores, target, masks)
+    assert loss.shape == ()
 
 
 def test_one_stage():

@@ -1,7 +1,7 @@
 # ImageNet classifier on class tokens; mixup or CutMix on every batch. A config
 # names the network, and the width and number of its class tokens.
 model = dict(
-    type='ClassTokenClassifier',
+    type='ImageClassifier',
     backbone=dict(type='CoaT', out_indices=(3,), with_cls_token=True),
     neck=None,
     head=dict(
