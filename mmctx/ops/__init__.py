@@ -1,5 +1,6 @@
 """Operators, each usable alone."""
 
+from .add_conv import add_conv
 from .add_mlp import add_mlp
 from .attention import attention
 from .context_projection import context_projection
@@ -11,6 +12,7 @@ from .norm_conv import norm_conv
 from .windowed import windowed
 
 __all__ = [
+    'add_conv',
     'add_conv_norm',
     'add_mlp',
     'apply_conv_norm',

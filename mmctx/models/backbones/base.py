@@ -323,7 +323,10 @@ class ContextBackbone(BaseModule):
         for i, stage in enumerate(self.stages):
             x = stage(x)
             if i in self.out_indices:
-                maps.append(x.contiguous())
+                maps.append(x)
+        # At the end, one by one: no stage runs beside two copies of a map.
+        for i, x in enumerate(maps):
+            maps[i] = x.contiguous()
         return tuple(maps)
 
     def _check_input(self, x: Tensor) -> None:

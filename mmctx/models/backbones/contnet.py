@@ -17,6 +17,7 @@ from mmctx.models.backbones.base import (
     drop_path_rates,
 )
 from mmctx.models.layers import PatchwiseTransformerEncoder
+from mmctx.ops import add_conv
 from mmctx.registry import register
 from mmctx.weights.keys import contnet as keys
 
@@ -94,12 +95,12 @@ class ConTBlock(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """(N, C, H, W) to (N, C_out, ceil(H / stride), ceil(W / stride))."""
         x = self.pool_input(x)
-        branch = self.act(self.norm(x))
+        active = self.act(self.norm(x))
+        branch = self.ste(active)
         if self.shortcut is not None:
-            x = self.shortcut(self.pool_shortcut(branch))
-        branch = self.ste(branch)
-        branch = self.conv(branch)
-        return self.dropout(x + branch)
+            x = self.shortcut(self.pool_shortcut(active))
+        del active  # The widest feature maps come next.
+        return self.dropout(add_conv(x, branch, self.conv))
 
 
 def _arch(

@@ -15,7 +15,7 @@ from .position_codes import (
     PositionCode1d,
     PositionCode2d,
 )
-from .stochastic_depth import StochasticDepth
+from .stochastic_depth import StochasticDepth, add_branch
 
 POSITIONS = ('none', '1d', '2d', '2d_image', 'relative')
 
@@ -98,10 +98,10 @@ class PatchwiseTransformerEncoder(nn.Module):
     :math:`t = x + \mathrm{MHSA}(\mathrm{LN}(x))` and
     :math:`y = t + \mathrm{MLP}(\mathrm{LN}(t))`.
 
-    Where P does not divide the map, the paper speaks of "marginal padding"
-    and of no mask. Masking is ours: by default no token attends to padding,
-    and what attention with masked padding computes is computed without any,
-    in windows that the border cuts off.
+    Where P does not divide the feature map, the paper speaks of "marginal
+    padding" and of no mask. Masking is ours: by default no token attends to
+    padding, and what attention with masked padding computes is computed
+    without any, in windows that the border cuts off.
 
     Source: `ConTNet: Why not use convolution and transformer at the same
     time? <https://arxiv.org/abs/2104.13497>`_, Sec. 3.2, Eq. 4 to 8, Table 8.
@@ -116,10 +116,10 @@ class PatchwiseTransformerEncoder(nn.Module):
         position (str): Position code: 'none', '1d' (a vector per token of
             the patch), '2d' (a code of the row, another one of the column of
             the patch, half of the channels each), '2d_image' (the same over
-            the whole map, resized to its size) or 'relative' (a bias of the
-            attention's logits). Defaults to '2d'.
-        map_size (int, optional): Side of the map, for '2d_image': that of
-            the tables.
+            the whole feature map, resized to its size) or 'relative' (a bias
+            of the attention's logits). Defaults to '2d'.
+        map_size (int, optional): Side of the feature map that the tables of
+            '2d_image' cover.
         pre_norm (bool): Norm at the start of each branch instead of behind
             each sum. Defaults to False.
         qkv_bias (bool): Bias of queries, keys and values. Defaults to True.
@@ -216,13 +216,12 @@ class PatchwiseTransformerEncoder(nn.Module):
         """Windows (N, B, h, w, C) to the same."""
         if not self.codes_whole_map:
             x = self.position(x)
-        branch = self.attention(self.norm1(x) if self.pre_norm else x)
-        if attention_factor is not None:
-            branch = branch * attention_factor
-        x = x + branch
         if self.pre_norm:
+            branch = self.attention(self.norm1(x))
+            x = add_branch(x, branch, attention_factor)
             return add_mlp(x, self.mlp, self.norm2, scale=mlp_factor)
-        return self.norm2(add_mlp(self.norm1(x), self.mlp, scale=mlp_factor))
+        x = self.norm1(add_branch(x, self.attention(x), attention_factor))
+        return self.norm2(add_mlp(x, self.mlp, scale=mlp_factor))
 
 
 def _check_arguments(
@@ -252,6 +251,6 @@ def _check_arguments(
         )
     if position == '2d_image' and not map_size:
         raise ValueError(
-            "position='2d_image' needs map_size, the side of the map that its "
-            f'tables cover, got {map_size!r}.'
+            "position='2d_image' needs map_size, the side of the feature map "
+            f'that its tables cover, got {map_size!r}.'
         )
