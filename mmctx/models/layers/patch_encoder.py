@@ -252,6 +252,6 @@ def _check_arguments(
         )
     if position == '2d_image' and not map_size:
         raise ValueError(
-            "position='2d_image' needs map_size, the feature-map side that its "
-            f'tables cover, got {map_size!r}.'
+            "position='2d_image' needs map_size, the feature map's side that "
+            f'its tables cover, got {map_size!r}.'
         )

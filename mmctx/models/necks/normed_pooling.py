@@ -30,5 +30,5 @@ class NormedPooling(BaseModule):
         self.norm = build_norm_layer(norm_cfg, in_channels)[1]
 
     def forward(self, maps: Sequence[Tensor]) -> tuple[Tensor]:
-        """Feature maps, the last (N, C, H, W), to one vector (N, C) per image."""
+        """Feature maps, the last (N, C, H, W), to vectors (N, C)."""
         return (self.norm(maps[-1]).mean(dim=(2, 3)),)
