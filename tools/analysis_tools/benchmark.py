@@ -69,8 +69,8 @@ def parse_args(argv=None):
         'timm:NAME, mmpretrain:NAME, or plain:NAME, which is a model of mmctx '
         'computed without fused or sliced operators: attention as '
         f'softmax(QK)V. {" and ".join(OPERATORS)} are timed on the feature '
-        'maps of all four stages of their networks, each against its own peer: '
-        'aggregation by unfold, deformable convolution by torchvision with '
+        'maps of all four stages of their networks, each against a peer of '
+        'its own: aggregation by unfold, deformable convolution by torchvision with '
         'the batch folded into the channels.',
     )
     parser.add_argument(

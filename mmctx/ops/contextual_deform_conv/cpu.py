@@ -74,8 +74,8 @@ def _dot_bags(rows: Tensor, index: Tensor, other: Tensor) -> Tensor:
 def _transpose(
     index: Tensor, weight: Tensor, bags: int
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """For each row that ``index`` (B, 4) may name, the bags that name it: their numbers
-    in order, their weights, and where each row's list starts."""
+    """For each row that ``index`` (B, 4) may name, the bags that name it:
+    their numbers in order, their weights, and where each row's list starts."""
     names, order = index.flatten().sort(stable=True)
     ends = torch.bincount(names, minlength=bags).cumsum(0)
     return (

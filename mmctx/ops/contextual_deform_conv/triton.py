@@ -74,8 +74,8 @@ _UNSPECIALIZED = ('height', 'width', 'out_width', 'pixels', 'samples')
 
 @triton.jit
 def _axis(position, size):
-    """Along one axis: the pixel before each position, the distance from it (NaN
-    stays), and whether the position can affect the sample at all.
+    """Along one axis: the pixel before each position, the distance from it
+    (NaN stays), and whether the position can affect the sample at all.
 
     As in the reference, positions outside [-1, size] are clamped.
     """
