@@ -70,8 +70,8 @@ def parse_args(argv=None):
         'computed without fused or sliced operators: attention as '
         f'softmax(QK)V. {" and ".join(OPERATORS)} are timed on the feature '
         'maps of all four stages of their networks, each against a peer of '
-        'its own: aggregation by unfold, deformable convolution by torchvision with '
-        'the batch folded into the channels.',
+        'its own: aggregation by unfold, deformable convolution by '
+        'torchvision with the batch folded into the channels.',
     )
     parser.add_argument(
         'names', nargs='*', metavar='NAME', default=DEFAULT_NAMES,
