@@ -1,4 +1,4 @@
-"""Derivatives of operators of any order."""
+"""Derivatives of any order for operators."""
 
 from collections.abc import Callable, Sequence
 from typing import Any, Optional
@@ -16,17 +16,18 @@ def register_gradients(
 ) -> None:
     """Make a custom operator differentiable.
 
-    Where only first derivatives are asked for, ``backward`` computes them.
-    With ``create_graph=True`` they are those of the reference implementation,
-    which autograd differentiates as often as it needs to.
+    ``backward`` computes first derivatives. With ``create_graph=True`` they
+    are those of the reference implementation, which autograd can differentiate
+    again.
 
     Args:
         operator (CustomOpDef): Returns one tensor.
-        backward (Callable): Takes whether each input needs its gradient (a
-            tuple of bool), the gradient of the output, and all inputs of the
-            operator. Returns the gradients of the inputs; trailing ones that
-            are None may be left out.
-        reference (Callable): As ``operator``, of differentiable operators.
+        backward (Callable): Takes which inputs need gradients (a tuple of
+            bool), the gradient of the output, and all inputs of the operator.
+            Returns the gradients of the inputs; trailing ones that are None
+            may be left out.
+        reference (Callable): As ``operator``, made of differentiable
+            operators.
     """
 
     def setup_context(ctx, inputs, output):

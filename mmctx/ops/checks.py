@@ -1,4 +1,4 @@
-"""Checks of arguments that operators share."""
+"""Argument checks that operators share."""
 
 from collections.abc import Sequence
 from typing import Optional, Union
@@ -14,12 +14,12 @@ def check_tensors(**tensors: tuple[Optional[Tensor], int]) -> None:
     """Check dtypes and dimensions.
 
     Args:
-        **tensors (tuple[Tensor, int]): By name a tensor, or None, and its
+        **tensors (tuple[Tensor, int]): A tensor or None by name, and its
             number of dimensions.
 
     Raises:
         TypeError: A tensor is not floating point.
-        ValueError: A tensor has another number of dimensions.
+        ValueError: A tensor has the wrong number of dimensions.
     """
     for name, (x, dims) in tensors.items():
         if x is None:
@@ -36,7 +36,7 @@ def check_tensors(**tensors: tuple[Optional[Tensor], int]) -> None:
 def check_shape(
     name: str, x: Optional[Tensor], shape: Sequence[int], meaning: str
 ) -> None:
-    """Raises ValueError unless ``x`` is None or has the shape.
+    """Raise ValueError unless ``x`` is None or has the shape.
 
     ``meaning`` spells the shape in letters, such as '(N, C, H, W)'.
     """
@@ -48,7 +48,7 @@ def check_shape(
 
 
 def check_backend(backend: str, backends: Sequence[str]) -> None:
-    """Check a backend that a caller asks for.
+    """Check a backend that a caller requests.
 
     Raises:
         ValueError: It is not one of ``backends``, or it would lose

@@ -1,4 +1,4 @@
-"""A 1 x 1 convolution of a feature map with a vector per image beside it."""
+"""A 1 x 1 convolution of a feature map and a vector per image."""
 
 from typing import Optional
 
@@ -23,11 +23,10 @@ def context_projection_reference(
 def context_projection(
     x: Tensor, context: Optional[Tensor], conv: nn.Module
 ) -> Tensor:
-    """Convolve ``[context, x]``, the context spread over the feature map.
+    """Convolve ``[context, x]``, the context broadcast over the feature map.
 
     Where the convolution is plain, the context's part of it is computed once
-    per image and added: neither the spread nor the joined feature map is
-    ever made.
+    per image and added: no broadcast or concatenated feature map is formed.
 
     Args:
         x (Tensor): (N, C, H, W).
@@ -54,5 +53,5 @@ def _refuse_split(conv: nn.Module) -> Optional[str]:
         or conv.padding != (0, 0)
         or conv.groups != 1
     ):
-        return 'the layer is no ordinary 1 x 1 convolution'
+        return 'the layer is not an ordinary 1 x 1 convolution'
     return refuse_layers(conv)

@@ -35,9 +35,9 @@ def reference() -> Iterator[None]:
 
 
 def is_exporting() -> bool:
-    """Whether an exporter records, which knows PyTorch's operators only.
+    """Whether an exporter records, which only knows PyTorch's operators.
 
-    A compiler takes a custom operator as it is, and is faster for it.
+    A compiler takes a custom operator as it is, and is faster with it.
     ``torch.compiler.is_exporting`` is True for both.
     """
     compiler = torch.compiler
@@ -73,7 +73,7 @@ def refuse_cpu_inference(*tensors: Tensor) -> Optional[str]:
     Such a variant is not differentiable and computes in float32.
     """
     if torch.compiler.is_compiling():
-        return 'a compiler fuses by itself'
+        return 'a compiler does its own fusion'
     reason = refuse_custom_operator()
     if reason is not None:
         return reason
@@ -94,7 +94,7 @@ def refuse_cpu_inference(*tensors: Tensor) -> Optional[str]:
     return None
 
 
-#: Where classes are defined whose behaviour is known: exact classes, since
+#: Packages whose classes have known behaviour: exact classes, since
 #: parametrised and sharded modules get classes of their own elsewhere.
 #: MMEngine's class is what a SyncBN becomes in a single process.
 _KNOWN = ('torch.nn.modules.', 'mmctx.', 'mmengine.model.utils')
@@ -120,7 +120,7 @@ def _refuse_module(module: nn.Module) -> Optional[str]:
     state = vars(module)
     name = type(module).__qualname__
     if not type(module).__module__.startswith(_KNOWN):
-        return f'{name} may behave in its own way'
+        return f'{name} may behave differently'
     if any(state[hooks] for hooks in _HOOKS):
         return f'a hook observes a {name}'
     if 'forward' in state or state.get('_compiled_call_impl') is not None:
@@ -130,19 +130,19 @@ def _refuse_module(module: nn.Module) -> Optional[str]:
         for tensor in (*module._parameters.values(), *module._buffers.values())
         if tensor is not None
     ):
-        return f'a tensor of a {name} is no ordinary one'
+        return f'a tensor of a {name} is not an ordinary one'
     return None
 
 
 def refuse_layers(*layers: Optional[nn.Module]) -> Optional[str]:
     """Why an operator may not read the parameters of layers itself.
 
-    It may where calling them would show nothing else: exact classes of
+    It may where calling them would make no difference: exact classes of
     PyTorch or mmctx, no hooks, no parametrisation, nothing sharded, quantised
     or adapted, at any depth.
 
     Args:
-        *layers (nn.Module, optional): The layers; None stands for none.
+        *layers (nn.Module, optional): The layers, or None.
     """
     if _reference_only:
         return 'mmctx.ops.reference() is active'
@@ -163,15 +163,14 @@ def cpu_variant(
 ) -> Callable[[Callable], Callable]:
     """Decorate a reference implementation that has a variant for CPUs.
 
-    The variant stands in for inference: where :func:`refuse_cpu_inference` of
-    the tensors among the arguments, :func:`refuse_layers` of the modules and
-    ``refuse`` have no reason against it. So the forward of a layer stays its
-    equations.
+    The variant runs in inference, unless :func:`refuse_cpu_inference` of the
+    tensors among the arguments, :func:`refuse_layers` of the modules, or
+    ``refuse`` gives a reason. So the forward of a layer stays its equations.
 
     Args:
-        variant (Callable): Takes what the decorated function takes.
-        refuse (Callable, optional): Takes the same; returns why the variant
-            may not run, or None.
+        variant (Callable): Has the signature of the decorated function.
+        refuse (Callable, optional): Has the same; returns why the variant may
+            not run, or None.
     """
 
     def decorate(function: Callable) -> Callable:

@@ -1,4 +1,4 @@
-"""Batch norm in evaluation as part of the convolution behind it."""
+"""Folding of batch norms, in evaluation, into the convolution after them."""
 
 from typing import Optional
 
@@ -9,9 +9,9 @@ from torch import Tensor
 def refuse_folding(
     norm: Optional[nn.Module], conv: nn.Module
 ) -> Optional[str]:
-    """Why a norm cannot be part of the convolution behind it."""
+    """Why a norm cannot be folded into the convolution after it."""
     if type(conv) is not nn.Conv2d or conv.bias is None:
-        return f'the {type(conv).__name__} is no convolution with a bias'
+        return f'the {type(conv).__name__} is not a convolution with a bias'
     form = conv.kernel_size, conv.stride, conv.padding, conv.groups
     if form != ((1, 1), (1, 1), (0, 0), 1):
         return 'the convolution is not 1 x 1'
@@ -30,7 +30,7 @@ def refuse_norm(norm: nn.Module) -> Optional[str]:
 def fold_batch_norm(
     x: Tensor, norm: Optional[nn.BatchNorm2d], conv: nn.Conv2d
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Make a norm part of the convolution behind it, where that is faster.
+    """Fold a norm into the convolution after it, where that is faster.
 
     Args:
         x (Tensor): (N, C, H, W).

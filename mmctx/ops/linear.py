@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-#: Fewer rows than this and oneDNN's packing of the weight costs more than
+#: With fewer rows, oneDNN's packing of the weight costs more than
 #: the passes that it saves.
 MIN_ROWS = 512
 #: PyTorch's own product is faster if both sides of a weight are wider.
@@ -21,9 +21,9 @@ def linear(
 ) -> Tensor:
     """``x @ weight.T + bias``, then an exact (erf) GELU if asked for.
 
-    For the CPU variants of operators, behind their dispatch: float32 without
+    For the CPU variants of operators, after dispatch: float32 without
     gradients. One call of oneDNN where that is faster: PyTorch's operators
-    write the output three times, the bias, the product and its activation.
+    write the output three times, for bias, product and activation.
 
     Args:
         x (Tensor): (..., C_in).

@@ -21,5 +21,5 @@ def autocast_device(x: Tensor) -> str:
 
 
 def without_autocast(x: Tensor) -> torch.autocast:
-    """A context in which operators on ``x`` keep the dtypes they are given."""
+    """A context in which operators on ``x`` keep the dtypes of inputs."""
     return torch.autocast(autocast_device(x), enabled=False)

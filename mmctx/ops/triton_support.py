@@ -1,4 +1,4 @@
-"""What the operators' Triton kernels share on the host side.
+"""Host code that the operators' Triton kernels share.
 
 Triton is imported at the first launch: without it, everything else works.
 """
@@ -15,7 +15,7 @@ TRITON_DTYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 
 
 def refuse_triton(**tensors: Optional[Tensor]) -> Optional[str]:
-    """Why kernels may not take these tensors, None among them."""
+    """Why kernels may not take these tensors (or None)."""
     if not HAS_TRITON:
         return 'needs Triton, which is not installed'
     for name, x in tensors.items():
@@ -29,7 +29,7 @@ def refuse_triton(**tensors: Optional[Tensor]) -> Optional[str]:
 
 
 def check_triton(**tensors: Optional[Tensor]) -> None:
-    """Raises ValueError where ``backend='triton'`` cannot run."""
+    """Raise ValueError if ``backend='triton'`` cannot run."""
     if HAS_TRITON and os.environ.get('TRITON_INTERPRET') == '1':
         return
     reason = refuse_triton(**tensors)
@@ -64,7 +64,7 @@ def triton_dtype(dtype: torch.dtype):
 
 
 def index_dtype(*tensors: Optional[Tensor]):
-    """Triton's integer for distances in memory inside any tensor's image."""
+    """Triton's integer type for memory offsets within any tensor's image."""
     most = max(_span(x) for x in tensors if x is not None)
     return triton_dtype(torch.int32 if most < 2**31 else torch.int64)
 

@@ -170,13 +170,14 @@ def test_share_of_the_training_images(name, per_class, tmp_path):
         (cfg.val_dataloader, 50),
         (cfg.test_dataloader, 50),
     ):
-        given = loader.dataset
-        given.get('dataset', given).data_root = str(tmp_path)
-        dataset = DATASETS.build(given)
+        dataset_cfg = loader.dataset
+        dataset_cfg.get('dataset', dataset_cfg).data_root = str(tmp_path)
+        dataset = DATASETS.build(dataset_cfg)
         labels = Counter(dataset.get_gt_labels().tolist())
         assert labels == {3: expected, 999: expected}
         assert [type(t).__name__ for t in dataset.pipeline.transforms] == [
-            step.type for step in given.get('dataset', given).pipeline
+            step.type
+            for step in dataset_cfg.get('dataset', dataset_cfg).pipeline
         ]
 
 

@@ -104,11 +104,11 @@ def test_resnets_train_alike(name):
 def test_what_decays(name, decay, rate):
     model, optimizer = optimizer_of(load(name))
     assert type(optimizer) is torch.optim.AdamW
-    (given,) = {
+    (settings,) = {
         (*group['betas'], group['eps'], group['lr'])
         for group in optimizer.param_groups
     }
-    assert given == (0.9, 0.999, 1e-8, rate)
+    assert settings == (0.9, 0.999, 1e-8, rate)
     shapes = dict(model.named_parameters())
     assert all(f'backbone.{name}' in shapes for name in WITHOUT_DECAY)
     for label, found in decays(model, optimizer).items():
@@ -234,9 +234,9 @@ def test_mask_rcnn_learns_as_convnexts_does():
         ('rpn_head.', 0),
         ('roi_head.', 0),
     ):
-        found = {v for k, v in rate.items() if k.startswith(start)}
+        values = {v for k, v in rate.items() if k.startswith(start)}
         expected = pytest.approx([1e-4 * 0.95**layers_after])
-        assert list(found) == expected, start
+        assert list(values) == expected, start
     shapes = dict(model.named_parameters())
     for label, decay in decays(model, optimizer).items():
         exempt = shapes[label].ndim < 2 or label.endswith(WITHOUT_DECAY)

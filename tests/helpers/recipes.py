@@ -44,14 +44,14 @@ def optimizer_of(cfg, build=build_on_meta):
 
 def options(model, optimizer, key):
     """An option of each parameter's group, by name of the parameter."""
-    found = {
+    values = {
         id(p): group[key]
         for group in optimizer.param_groups
         for p in group['params']
     }
     named = {n: p for n, p in model.named_parameters() if p.requires_grad}
-    assert len(found) == len(named)
-    return {name: found[id(p)] for name, p in named.items()}
+    assert len(values) == len(named)
+    return {name: values[id(p)] for name, p in named.items()}
 
 
 def decays(model, optimizer):

@@ -278,20 +278,22 @@ def test_mixed_dtypes_as_under_autocast(backend):
 
 
 @backends
-@pytest.mark.parametrize('wanted', ['x', 'offset', 'weight', 'bias', 'mask'])
+@pytest.mark.parametrize(
+    'leaf_name', ['x', 'offset', 'weight', 'bias', 'mask']
+)
 @pytest.mark.parametrize('case', ['depthwise', 'dense'])
-def test_one_gradient_at_a_time(backend, wanted, case):
+def test_one_gradient_at_a_time(backend, leaf_name, case):
     inputs, geometry = make(case)
     everything = results(
         contextual_deform_conv, inputs, backend=backend, **geometry
     )
     for name, value in inputs.items():
-        value.requires_grad_(name == wanted)
+        value.requires_grad_(name == leaf_name)
     out = contextual_deform_conv(**inputs, backend=backend, **geometry)
     probe = torch.linspace(-1, 1, out.numel(), dtype=out.dtype)
     out.backward(probe.view(out.shape).cos())
     for (name, value), grad in zip(inputs.items(), everything[1:]):
-        if name == wanted:
+        if name == leaf_name:
             torch.testing.assert_close(value.grad, grad)
         else:
             assert value.grad is None

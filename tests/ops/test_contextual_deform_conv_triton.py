@@ -116,8 +116,8 @@ def compare(inputs, geometry):
     exact = run(cast(inputs, torch.float64), geometry, 'reference')
     assert results.keys() == exact.keys()
     for name, got in results.items():
-        given = inputs['x' if name == 'out' else name]
-        assert got.dtype == given.dtype
+        operand = inputs['x' if name == 'out' else name]
+        assert got.dtype == operand.dtype
         bound = TOLERANCE[got.dtype]
         scale = max(1, exact[name].abs().max().item())
         torch.testing.assert_close(
@@ -268,18 +268,20 @@ def test_expanded_gradient_and_float64():
 
 
 @kernels
-@pytest.mark.parametrize('wanted', ['x', 'offset', 'weight', 'bias', 'mask'])
-def test_one_gradient_at_a_time(wanted):
+@pytest.mark.parametrize(
+    'leaf_name', ['x', 'offset', 'weight', 'bias', 'mask']
+)
+def test_one_gradient_at_a_time(leaf_name):
     inputs, geometry = make((1, 1, (1, 2), 2, 2, 1, 1, 1))
     everything = run(inputs, geometry, 'triton')
     leaves = {
-        k: v.detach().requires_grad_(k == wanted) for k, v in inputs.items()
+        k: v.detach().requires_grad_(k == leaf_name) for k, v in inputs.items()
     }
     out = contextual_deform_conv(**leaves, **geometry, backend='triton')
     probe = torch.arange(out.numel(), device=out.device) % 5 - 2
     out.backward(probe.view(out.shape).to(out.dtype))
     for name, leaf in leaves.items():
-        if name == wanted:
+        if name == leaf_name:
             assert torch.equal(leaf.grad, everything[name])
         else:
             assert leaf.grad is None

@@ -46,8 +46,8 @@ class Stage(nn.Sequential):
     """The blocks of one resolution.
 
     Args:
-        *blocks (nn.Module): Blocks that take a feature map and whatever else
-            the stage is called with.
+        *blocks (nn.Module): Blocks that take a feature map and the stage's
+            further arguments.
         with_cp (bool): Recompute each block's activations in the backward
             pass. Defaults to False.
     """
@@ -89,7 +89,7 @@ class TokenNorm(nn.Module):
 
 
 class PatchEmbedding(nn.Module):
-    """Project patches to pixels of a coarser feature map, then a norm.
+    """Project patches to pixels of a coarser feature map, then normalise.
 
     Args:
         in_channels (int): Channels of the input.
@@ -129,11 +129,11 @@ class ContextBackbone(BaseModule):
     so that no parameter is left without a gradient.
 
     Args:
-        stage_channels (Sequence[int]): Channels of the four stage maps.
+        stage_channels (Sequence[int]): Channels of the four feature maps.
         in_channels (int): Channels of the image. Defaults to 3.
-        out_indices (int or Sequence[int]): Stages whose maps are returned,
-            0 to 3 (strides 4, 8, 16, 32); negative ones count from the last.
-            Defaults to (0, 1, 2, 3).
+        out_indices (int or Sequence[int]): Stages whose feature maps are
+            returned, 0 to 3 (strides 4, 8, 16, 32); negative ones count from
+            the last. Defaults to (0, 1, 2, 3).
         frozen_stages (int): -1 freezes nothing, 0 the stem, i the stem and
             the first i stages: no gradients, norms in evaluation mode.
             Defaults to -1.
@@ -142,8 +142,8 @@ class ContextBackbone(BaseModule):
         with_cp (bool): Recompute each block's activations in the backward
             pass, which saves memory. Defaults to False.
         norm_cfg (dict, optional): Norm layers. Defaults to those of the
-            network; layer norms and norms of feature maps (N, C, H, W) do
-            not replace each other.
+            network; layer norms and norms of feature maps (N, C, H, W) cannot
+            replace each other.
         init_cfg (dict or list, optional): Initialisation. ``Pretrained``
             takes an ``mmctx://`` name, a released file, or a checkpoint of
             a classifier, detector or segmentor with this backbone, and with
@@ -157,7 +157,7 @@ class ContextBackbone(BaseModule):
 
     #: Variants by name, for :meth:`_resolve_arch`.
     arch_settings: dict[Any, Any] = {}
-    #: Norm layers where a config names none.
+    #: Default norm layers.
     default_norm = dict(type='BN')
 
     def __init__(
@@ -207,10 +207,10 @@ class ContextBackbone(BaseModule):
         Args:
             arch (str or dict): A key of ``arch_settings``, or a dict.
             per_stage (Sequence[str]): Keys that hold one value per stage.
-            depths (str): That of them with the number of blocks. Defaults to
+            depths (str): The one that holds the number of blocks. Defaults to
                 'depths'.
-            others (Sequence[str]): Further keys that must be there.
-            **defaults: Keys that may be there, and their values elsewhere.
+            others (Sequence[str]): Further required keys.
+            **defaults: Optional keys and their defaults.
 
         Raises:
             ValueError: ``arch`` is neither.
@@ -288,13 +288,13 @@ class ContextBackbone(BaseModule):
         Args:
             x (Tensor): Normalised images (N, C, H, W), floating point, H and
                 W at least 32.
-            **options: What a subclass takes beside.
+            **options: Further inputs of a subclass.
 
         Returns:
-            tuple[Tensor]: For each out index i with stride s, a map
-            (N, C_i, ceil(H / s), ceil(W / s)), contiguous whatever the
-            memory format of the input: operators of mmcv such as RoIAlign
-            read memory without regard to strides.
+            tuple[Tensor]: For each out index i with stride s, a feature map
+            (N, C_i, ceil(H / s), ceil(W / s)), contiguous whatever the memory
+            format of the input: mmcv's operators, such as RoIAlign, ignore
+            strides.
 
         Raises:
             ValueError: The input is not such a batch, or it has a single
@@ -354,7 +354,7 @@ class ContextBackbone(BaseModule):
     def init_weights(self) -> None:
         """Initialise as ``init_cfg`` says.
 
-        Without one the constructor's values stay: the release's own.
+        By default the constructor's values stay, as released.
         """
         cfgs = self.init_cfg if self.init_cfg is not None else []
         cfgs = cfgs if isinstance(cfgs, (list, tuple)) else [cfgs]
@@ -367,13 +367,13 @@ class ContextBackbone(BaseModule):
             load_backbone(self, options.pop('checkpoint'), **options)
         self._is_init = True
 
-    #: Pattern of our keys (below 'backbone.') that a file may lack, all of
-    #: them or none: parts that a plain network does not have.
+    #: Pattern of our keys (below 'backbone.') that a file may lack, all or
+    #: none: parts that a plain network does not have.
     optional_keys: Optional[re.Pattern] = None
 
     @staticmethod
     def key_map(keys: Collection[str]) -> Callable[[str], str]:
-        """The function from a released key to ours; all keys are given.
+        """Return the function from a released key to ours, given all keys.
 
         See :mod:`mmctx.weights.keys`. By default the released keys are ours.
         """
@@ -388,7 +388,7 @@ class ContextBackbone(BaseModule):
         return tuple(f'stages.{i}.' for i in unbuilt)
 
     def _finish_init(self) -> None:
-        """What a subclass calls once its stem and stages are built."""
+        """Finish construction, once a subclass has its stem and stages."""
         self._reset_parameters()
         self._freeze_stages()
 
@@ -422,7 +422,7 @@ class ContextBackbone(BaseModule):
 
         Args:
             param_name (str): Full name of the parameter.
-            prefix (str): What precedes the backbone's own names, such as
+            prefix (str): Prefix of the backbone's own names, such as
                 ``'backbone.'``. Defaults to ''.
 
         Returns:

@@ -44,7 +44,7 @@ OTHERS = {'2': '34', '3': '42', '4': '32'}
 
 
 class TokenMaps(FeatureMaps):
-    """The feature maps of a backbone, and class tokens (N, C) behind them.
+    """Feature maps of a backbone, followed by class tokens (N, C).
 
     Attributes:
         maps (tuple[Tensor]): One feature map (N, C, H, W) per out index.
@@ -145,10 +145,10 @@ class SerialBlock(nn.Module):
 
 
 class Blocks(Stage):
-    """Blocks one behind the other, which share a last argument."""
+    """Consecutive blocks that share their last argument."""
 
     def forward(self, *args) -> tuple[Tensor, ...]:
-        """The tensors that a block takes, and the shared argument."""
+        """Takes the tensors of a block and the shared argument."""
         *tensors, shared = args
         for block in self:
             tensors = self._run(block, *tensors, shared)
@@ -211,10 +211,10 @@ class ParallelBlock(nn.Module):
         mlp_ratio (float): Hidden channels of the MLP per channel.
         norm_cfg (dict): A norm over the last dimension.
         drop_path (float): Probability of dropping a branch.
-        co_scale (str): How scales exchange, see :class:`CoaT`.
+        co_scale (str): How scales exchange features, see :class:`CoaT`.
         scales (Sequence[str]): Names of the scales.
-        outputs (Sequence[str]): Those to return: parts that serve only the
-            others are not built.
+        outputs (Sequence[str]): Scales to return; parts that serve only others
+            are not built.
     """
 
     def __init__(
@@ -339,10 +339,10 @@ class CoaT(ContextBackbone):
             start of every block (Table 6). Defaults to True.
         relative_position_encoding (bool): Convolutional relative position
             encoding in the attention (Table 6). Defaults to True.
-        co_scale (str): How the scales of the parallel blocks exchange
+        co_scale (str): How the scales of parallel blocks exchange features
             (Table 7): 'interpolation' adds resized features, 'none' adds
-            nothing, 'cross_attention' attends to the resized keys and
-            values of the other scales, too. Defaults to 'interpolation'.
+            nothing, 'cross_attention' also attends to the resized keys and
+            values of the other scales. Defaults to 'interpolation'.
         with_cls_token (bool): For a classifier: class tokens follow the
             feature maps, see :class:`TokenMaps`. ``out_indices`` must hold
             the last stage. Defaults to False.
@@ -355,7 +355,7 @@ class CoaT(ContextBackbone):
             with the last stage.
 
     Raises:
-        ValueError: An argument is not one of the above.
+        ValueError: An argument is invalid.
 
     Example:
         >>> maps = CoaT('lite_small')(torch.rand(2, 3, 224, 224))
@@ -531,7 +531,7 @@ class CoaT(ContextBackbone):
     ) -> tuple[int, int]:
         """As in :class:`ContextBackbone`.
 
-        What the blocks of a stage share belongs to its first block; the
+        Modules that the blocks of a stage share belong to its first block; the
         parallel blocks follow the serial ones.
         """
         depths = [len(stage.blocks) for stage in self.stages]

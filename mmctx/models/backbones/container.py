@@ -1,4 +1,4 @@
-"""Container, Container-Light, and the networks they are compared with."""
+"""Container, Container-Light and the networks they are compared with."""
 
 from collections.abc import Sequence
 from typing import Any, Optional, Union
@@ -23,7 +23,7 @@ from mmctx.ops import add_mlp
 from mmctx.registry import register
 from mmctx.weights.keys import container as keys
 
-#: Side of the images to whose pixels the tables of 'mlp' and 'mlp_lr' belong.
+#: Image size for which the tables of 'mlp' and 'mlp_lr' are defined.
 TABLE_SIZE = 224
 
 #: Heads of 32 channels each.
@@ -119,14 +119,14 @@ class Container(ContextBackbone):
     'pam'           attention and a transposed MLP
     ==============  ====================================================
 
-    Tables belong to images of 224 x 224 pixels; for others they are
-    interpolated (:class:`TableAffinity`).
+    Tables are defined for images of 224 x 224 pixels and interpolated for
+    others (:class:`TableAffinity`).
 
     Only 'light' was released. The others are the rows of Tables 1 and 2 on
-    its skeleton, with MLPs of ratio 4: so their parameters come within 2 %
-    of the published numbers (the text's widths and depths do not fit these).
-    The ranks of 'mlp_lr' and 'mh_mlp_lr' are not published; those here are
-    chosen for the published numbers of parameters.
+    its skeleton, with MLPs of ratio 4, which brings their parameters within 2
+    % of the published numbers (the text's widths and depths do not). The ranks
+    of 'mlp_lr' and 'mh_mlp_lr' are unpublished and chosen to match the
+    published numbers of parameters.
 
     Source: `Container: Context Aggregation Network
     <https://arxiv.org/abs/2106.01401>`_, Sec. 3.4 and 3.5, Table 2; released
@@ -149,7 +149,7 @@ class Container(ContextBackbone):
         **kwargs: See :class:`ContextBackbone`.
 
     Raises:
-        ValueError: An argument is not one of the above.
+        ValueError: An argument is invalid.
 
     Example:
         >>> maps = Container('light')(torch.rand(2, 3, 224, 224))

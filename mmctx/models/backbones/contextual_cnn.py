@@ -1,4 +1,4 @@
-"""What Contextual ConvNeXt and Contextual ResNet share."""
+"""Base class of Contextual ConvNeXt and Contextual ResNet."""
 
 from collections.abc import Iterable, Sequence
 from typing import Optional
@@ -27,11 +27,11 @@ from mmctx.weights.keys import contextual_cnn as keys
 
 
 class ScoredMaps(FeatureMaps):
-    """Feature maps, and the class scores of the stages behind them.
+    """Feature maps, followed by the class scores of the stages.
 
     A tuple of one feature map (N, C, H, W) per out index, then the scores
     (N, classes) of each scored stage, then the masks (N, classes) of the
-    classes that each stage but the last has left.
+    classes that each stage but the last keeps.
     """
 
     @property
@@ -48,14 +48,14 @@ class ScoredMaps(FeatureMaps):
     def considered(self) -> tuple[Optional[Tensor], ...]:
         """The classes that each scored stage considers, None for all.
 
-        Masks (N, classes): what the stage before left.
+        Masks (N, classes): what the previous stage kept.
         """
         masks = (x for x in self.extras if not x.is_floating_point())
         return (None, *masks) if self.class_scores else ()
 
 
 class ContextualStage(Stage):
-    """Blocks that share a context, and know the padding of a batch."""
+    """Blocks that share a context and the valid sizes of a batch."""
 
     def forward(
         self, x: Tensor, context: Optional[Tensor], valid: Optional[Tensor]
@@ -68,21 +68,21 @@ class ContextualStage(Stage):
 
 
 class ContextualCNN(ContextBackbone):
-    """What contextual ConvNeXts and ResNets share.
+    """Base class of contextual ConvNeXts and ResNets.
 
     After each stage but the last, a contextualizing layer scores the classes
     by the stage's feature map and merges the embeddings of the most likely
-    ones into one vector per image. The contextual convolutions of the next
-    stage follow that context.
+    ones into one vector per image, the context of the contextual convolutions
+    in the next stage.
 
-    As the backbone of a detector (the default) it keeps the class
-    embeddings, so their number stays that of the pre-training. The choice of
-    classes passes no gradient, and without a loss on the scores, the score
-    heads and the temperature get none: they are frozen, norms in evaluation
-    mode, and should come from a pre-trained network. Embeddings, mergers and
-    predictors learn. The scores of the last stage are not computed. With
-    ``frozen_stages``, the mergers of frozen stages are frozen, too; the
-    embeddings, which all stages share, are once no later stage needs them.
+    As the backbone of a detector (the default) it keeps the class embeddings,
+    so ``num_classes`` stays that of pre-training. The choice of classes passes
+    no gradient, and without a loss on the scores, score heads and temperature
+    get none: they are frozen, norms in evaluation mode, and should be
+    pre-trained. Embeddings, mergers and predictors learn. The scores of the
+    last stage are not computed. ``frozen_stages`` also freezes the mergers of
+    frozen stages, and the embeddings, which all stages share, once no later
+    stage needs them.
 
     Source: `Contextual Convolutional Networks
     <https://openreview.net/forum?id=PldynS56bN>`_, Sec. 3, Fig. 2; released
@@ -95,28 +95,26 @@ class ContextualCNN(ContextBackbone):
         score_channels (Sequence[int]): Hidden channels of the score heads.
         depths (Sequence[int]): Blocks of the four stages.
         contextual_stages (Sequence[int]): Stages (0 to 3) with contextual
-            convolutions (Table 6). What stage 0 receives is the merge of all
-            classes, the same for every image. Defaults to (1, 2, 3).
-        contextual_every (int): Of the blocks of such a stage, every n-th
-            from the first is contextual. Defaults to 1.
+            convolutions (Table 6). Stage 0 receives the merge of all classes,
+            the same for every image. Defaults to (1, 2, 3).
+        contextual_every (int): Every n-th block of such a stage, from the
+            first, is contextual. Defaults to 1.
         num_classes (int): Number of classes N_1. Defaults to 1000.
-        class_counts (Sequence[int]): How many classes the first three
-            stages leave for the next, N_2 to N_4. Defaults to
-            (500, 200, 50).
-        selection (str): 'rerank' picks them out of all classes anew, as
-            released; 'reduce' out of those picked before, and predicts one
-            of the last, as in the paper. Defaults to 'rerank'.
+        class_counts (Sequence[int]): Number of classes that the first three
+            stages keep for the next, N_2 to N_4. Defaults to (500, 200, 50).
+        selection (str): 'rerank' picks them from all classes at every stage,
+            as released; 'reduce' from those picked before, and predicts one of
+            the last, as in the paper. Defaults to 'rerank'.
         embedding_dims (int): Dimensions d of a class embedding (Table 6).
             Defaults to 256.
         temperature (str): 'shared', 'stagewise', 'two' or 'fixed', as in
             the released code; see :class:`~mmctx.models.layers.
             contextualizing.ContextualizingLayers`. Defaults to 'shared'.
-        start_scale (float): The factor of the cosines at the start,
-            positive. The fewer the classes, the smaller it can be. Defaults
-            to 1 / 0.07.
+        start_scale (float): Initial factor of the cosines, positive; fewer
+            classes allow a smaller one. Defaults to 1 / 0.07.
         use_context (bool): Give the contextual convolutions their context
-            (Table 4). Without it there are score heads only in a classifier.
-            Defaults to True.
+            (Table 4). Without it, only a classifier has score heads. Defaults
+            to True.
         weight_offsets, sampling_offsets, mask (bool): What the contextual
             convolutions modulate (Table 5), see
             :class:`~mmctx.models.layers.ContextualConv2d`. Default to True.
@@ -130,17 +128,16 @@ class ContextualCNN(ContextBackbone):
         scored_stages (Sequence[int], optional): Stages whose classes a
             classifier scores. Defaults to the last one and those before
             contextual stages.
-        ignore_padding (bool): Leave the zeros that pad a batch of images of
-            several sizes at the bottom and on the right out of all global
-            means, so that a context does not depend on the batch. They are
-            told from the image by their being zero in every channel.
-            Defaults to False, as released.
+        ignore_padding (bool): Exclude the zeros that pad smaller images of a
+            batch at the bottom and right from all global means, so that a
+            context does not depend on the batch. Padding is recognised as zero
+            in every channel. Defaults to False, as released.
         drop_path_rate (float): Stochastic depth of the last block; it grows
             linearly from 0 at the first. Defaults to 0.
         **kwargs: See :class:`ContextBackbone`.
 
     Raises:
-        ValueError: An argument is not one of the above.
+        ValueError: An argument is invalid.
     """
 
     key_map = staticmethod(keys.key_map)
@@ -266,19 +263,20 @@ class ContextualCNN(ContextBackbone):
     def _make_block(
         self, stage: int, index: int, rate: float, conv_cfg: Optional[dict]
     ) -> nn.Module:
-        """The block at an index of a stage, dropped at a rate.
+        """Build the block at an index of a stage, with a drop-path rate.
 
-        ``conv_cfg`` holds what a :class:`ContextualConv2d` takes beside the
-        arguments of an ordinary convolution, and is None for the latter. The
+        ``conv_cfg`` holds the arguments that a :class:`ContextualConv2d` has
+        beyond those of an ordinary convolution, for which it is None. The
         block is called with a feature map, a context and valid sizes; its
         ``stride`` is 1 or 2.
         """
         raise NotImplementedError
 
     def _plain_modules(self) -> Iterable[nn.Module]:
-        """All modules but those inside the predictors.
+        """All modules outside the predictors.
 
-        The predictors keep PyTorch's initial values, zeros at their end.
+        The predictors keep PyTorch's initial values, with zeros in the last
+        layer.
         """
         inside = {
             part
@@ -319,9 +317,9 @@ class ContextualCNN(ContextBackbone):
         Args:
             x (Tensor): As in :class:`ContextBackbone`.
             valid_sizes (Tensor, optional): Height and width (N, 2) of each
-                image inside a padded batch, integers in pixels: what is
-                below and to the right is left out of global means. Defaults
-                to what ``ignore_padding`` says.
+                image inside a padded batch, integers in pixels: what is below
+                and to the right is excluded from global means. The default
+                follows ``ignore_padding``.
 
         Returns:
             tuple[Tensor]: As in :class:`ContextBackbone`; a

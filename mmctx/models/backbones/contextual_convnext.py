@@ -52,10 +52,10 @@ class ConvNeXtBlock(nn.Module):
         conv (nn.Conv2d): The depth-wise convolution.
         contextual (bool): Whether it takes a context and valid sizes.
         norm_cfg (dict): A layer norm.
-        layer_scale (float): Start of the factors of the branch.
+        layer_scale (float): Initial layer scale of the branch.
         drop_path (float): Probability of dropping the branch.
-        downsample (nn.Module, optional): What precedes the block and halves
-            the feature map.
+        downsample (nn.Module, optional): Precedes the block and halves the
+            feature map.
     """
 
     def __init__(
@@ -98,14 +98,14 @@ class ConvNeXtBlock(nn.Module):
 class ContextualConvNeXt(ContextualCNN):
     """ConvNeXt with contextual depth-wise convolutions.
 
-    There is no norm behind the last stage: its score head has its own.
+    There is no norm after the last stage: its score head has its own.
 
     Args:
         arch (str or dict): 'tiny', 'small' or 'base' as published, or a dict
-            with ``depths`` and ``channels``, a value per stage in each.
+            with ``depths`` and ``channels``, one value per stage in each.
             Defaults to 'tiny'.
         contextual_every (int): See :class:`ContextualCNN`. Defaults to 3.
-        layer_scale_init_value (float): Start of the factors of each branch.
+        layer_scale_init_value (float): Initial layer scale of each branch.
             Defaults to 1e-6.
         norm_cfg (dict, optional): Layer norms of the blocks and of the
             feature maps in the predictors; those of vectors have PyTorch's

@@ -16,7 +16,7 @@ from mmctx.registry import register
 
 
 class ContextualOperator(nn.Sequential):
-    """A contextual convolution and the layers behind it."""
+    """A contextual convolution and the layers that follow it."""
 
     def forward(
         self, x: Tensor, context: Optional[Tensor], valid: Optional[Tensor]
@@ -37,7 +37,7 @@ class ContextualBottleneck(Bottleneck):
             :class:`~mmctx.models.layers.bottleneck.Bottleneck`.
         contextual (bool): Whether the operator takes a context and valid
             sizes.
-        stride (int): That of the operator.
+        stride (int): Stride of the operator.
     """
 
     def __init__(self, *args, contextual: bool, stride: int, **kwargs) -> None:
@@ -58,8 +58,8 @@ class ContextualBottleneck(Bottleneck):
 class ContextualResNet(ResNetSkeleton, ContextualCNN):
     """ResNet whose 3 x 3 convolutions are contextual.
 
-    Batch norms over one vector per image need many images to be of use in
-    training; for a single image they use their running statistics.
+    Batch norms over one vector per image need large batches in training; for a
+    single image they use their running statistics.
 
     Args:
         depth (int or Sequence[int]): 50 as published, 14, 26 or 101, or the

@@ -21,12 +21,12 @@ from mmctx.ops import add_conv
 from mmctx.registry import register
 from mmctx.weights.keys import contnet as keys
 
-#: Side of the images whose feature maps image-wise position codes cover.
+#: Image size that image-wise position codes cover.
 IMAGE_SIZE = 224
 
 
 class Stem(nn.Sequential):
-    """7 x 7 convolution and max pooling, neither norm nor activation.
+    """7 x 7 convolution and max pooling, without norm or activation.
 
     Args:
         in_channels (int): Channels of the image.
@@ -45,15 +45,15 @@ class Stem(nn.Sequential):
 
 
 def _pool() -> nn.AvgPool2d:
-    """Halves a feature map; what lies beyond an odd side does not count."""
+    """Halve a feature map; means at an odd border exclude what is outside."""
     return nn.AvgPool2d(2, ceil_mode=True, count_include_pad=False)
 
 
 class ConTBlock(nn.Module):
-    """Transformer encoders and a convolution, around them a shortcut.
+    """Transformer encoders and a convolution, with a shortcut around them.
 
-    The block starts with norm and ReLU; an identity shortcut leaves before
-    them, a projection behind them.
+    The block starts with norm and ReLU; an identity shortcut branches off
+    before them, a projection after them.
 
     Source: `ConTNet <https://arxiv.org/abs/2104.13497>`_, Sec. 3.3, Fig. 2;
     order of the layers from the released code.
@@ -119,15 +119,15 @@ def _arch(
 
 @register(MODELS)
 class ConTNet(ContextBackbone):
-    """Convolutions and transformer encoders in turn.
+    """Alternating convolutions and transformer encoders.
 
     It exists in two forms with the same parameters, so that one checkpoint
     fits both:
 
     - for dense prediction (``dense=True``), as the paper describes it: the
-      last block of a stage keeps the resolution, average pooling between
-      the stages halves it. The feature map of a stage is that of its last
-      block, of stride 4, 8, 16 or 32;
+      last block of a stage keeps the resolution, and average pooling between
+      stages halves it. The feature map of a stage is that of its last block,
+      of stride 4, 8, 16 or 32;
     - for classification (``dense=False``), as released: the last block of
       stages 1 to 3 halves the resolution itself. The feature maps have
       strides 8, 16, 32 and 32, and values that differ from the other form's.
@@ -152,7 +152,7 @@ class ConTNet(ContextBackbone):
             of every stage use in turn (Table 9). Defaults to (7, 14).
         last_patch_size (int): Largest patch size in the last stage, whose
             feature map is 7 x 7 at 224 pixels. Defaults to 7, as released;
-            14 is that of the paper's text.
+            14 as in the paper's text.
         position (str): Position code of the encoders (Table 8), see
             :class:`PatchwiseTransformerEncoder`; the tables of '2d_image'
             are those of 224 x 224 pixels, resized for other images.
@@ -174,7 +174,7 @@ class ConTNet(ContextBackbone):
         **kwargs: See :class:`ContextBackbone`.
 
     Raises:
-        ValueError: An argument is not one of the above.
+        ValueError: An argument is invalid.
 
     Example:
         >>> maps = ConTNet('m')(torch.rand(2, 3, 224, 224))

@@ -58,7 +58,7 @@ class SEConv(nn.Module):
 
 
 class BlurPool(nn.Module):
-    """Halve the resolution behind a fixed 3 x 3 binomial filter.
+    """Halve the resolution after a fixed 3 x 3 binomial filter.
 
     Args:
         channels (int): Channels, filtered one by one.
@@ -104,7 +104,7 @@ class CoTNet(ResNetSkeleton, ContextBackbone):
         **kwargs: See :class:`ContextBackbone`.
 
     Raises:
-        ValueError: An argument is not one of the above.
+        ValueError: An argument is invalid.
 
     Example:
         >>> maps = CoTNet(depth=50)(torch.rand(2, 3, 224, 224))
@@ -114,7 +114,7 @@ class CoTNet(ResNetSkeleton, ContextBackbone):
 
     key_map = staticmethod(keys.key_map)
     layer_type = CoTLayer
-    #: Of the blocks of a stage, every n-th from the first carries CoT.
+    #: Every n-th block of a stage, from the first, has a CoT layer.
     cot_every = (1, 1, 1, 1)
 
     def __init__(
@@ -172,7 +172,7 @@ class CoTNet(ResNetSkeleton, ContextBackbone):
     ) -> dict[str, nn.Module]:
         """The operator of a block and the pooling around it.
 
-        A CoT layer has stride 1: an average pool before it strides.
+        A CoT layer has stride 1: an average pool before it reduces resolution.
         """
         if not use_cot:
             return dict(operator=self._make_conv(width, stride))
@@ -207,7 +207,7 @@ class SECoTNetD(CoTNet):
     As released: a deep stem without max pooling (the first stage strides
     instead), average pooling in the shortcuts, CoT layers in every second
     block of the third stage and in all blocks of the fourth, SE convolutions
-    elsewhere. The 152-layer network reduces resolution behind its operators
+    elsewhere. The 152-layer network reduces resolution after its operators
     with a blur pool, the others inside or before them.
 
     Args:

@@ -1,4 +1,4 @@
-"""What backbones share whose stages are those of a ResNet."""
+"""The parts that backbones with ResNet stages share."""
 
 from collections.abc import Iterable
 from typing import Any
@@ -16,7 +16,7 @@ class ResNetSkeleton:
     A mixin for subclasses of
     :class:`~mmctx.models.backbones.base.ContextBackbone`, which set
     ``norm_cfg``, ``stem_channels`` and ``base_channels`` (those inside the
-    bottlenecks of the first stage), and say what operator a bottleneck holds.
+    bottlenecks of the first stage), and choose the operator of a bottleneck.
 
     Source: `Deep Residual Learning for Image Recognition
     <https://arxiv.org/abs/1512.03385>`_, Table 1, with the stride in the
@@ -30,9 +30,9 @@ class ResNetSkeleton:
         50: (3, 4, 6, 3),
         101: (3, 4, 23, 3),
     }
-    #: Channels of a stage's output by those inside its bottlenecks.
+    #: Ratio of a stage's output channels to those inside its bottlenecks.
     expansion = 4
-    #: Of the first block of each stage.
+    #: Stride of the first block of each stage.
     strides = (1, 2, 2, 2)
 
     @classmethod
@@ -56,7 +56,7 @@ class ResNetSkeleton:
         return self.base_channels * 2**stage
 
     def _stride(self, stage: int, index: int) -> int:
-        """That of a block."""
+        """Stride of a block."""
         return self.strides[stage] if index == 0 else 1
 
     def _make_bottleneck(
@@ -67,14 +67,14 @@ class ResNetSkeleton:
         block_type: type[Bottleneck] = Bottleneck,
         **kwargs: Any,
     ) -> Bottleneck:
-        """A block.
+        """Build a block.
 
         Args:
             stage (int): Index of the stage.
             index (int): Index of the block inside it.
             drop_path (float): Probability of dropping the branch.
             block_type (type): Class of the block. Defaults to Bottleneck.
-            **kwargs: Its operator and what else it takes.
+            **kwargs: Its operator and further arguments.
         """
         channels = self._stage_channels(self.base_channels)
         out_channels = in_channels = channels[stage]
@@ -98,7 +98,7 @@ class ResNetSkeleton:
         return conv_norm(in_channels, out_channels, 1, stride, self.norm_cfg)
 
     def _make_conv(self, width: int, stride: int) -> nn.Module:
-        """An ordinary operator."""
+        """An ordinary convolution as operator."""
         return conv_norm(
             width, width, 3, stride, self.norm_cfg, nn.ReLU(inplace=True)
         )

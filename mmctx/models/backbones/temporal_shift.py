@@ -10,7 +10,7 @@ from mmctx.registry import MODELS, register
 
 
 def shift_frames(x: Tensor, num_segments: int, shift_div: int = 8) -> Tensor:
-    """Take some channels from the next frame, as many from the one before.
+    """Take some channels from the next frame, as many from the previous one.
 
     Source: `TSM: Temporal Shift Module for Efficient Video Understanding
     <https://arxiv.org/abs/1811.08383>`_, Sec. 3 and 4, in its offline form.
@@ -46,7 +46,7 @@ def shift_frames(x: Tensor, num_segments: int, shift_div: int = 8) -> Tensor:
 
 
 class _Shifted(nn.Sequential):
-    """The same layers, behind a temporal shift."""
+    """The same layers, after a temporal shift."""
 
     def __init__(
         self, layers: nn.Sequential, num_segments: int, shift_div: int
@@ -68,12 +68,12 @@ class _Shifted(nn.Sequential):
 def build_temporal_shift(
     backbone: dict, num_segments: int = 16, shift_div: int = 8
 ) -> nn.Module:
-    """What ``backbone=dict(type='TemporalShift', ...)`` builds.
+    """Build ``backbone=dict(type='TemporalShift', ...)``.
 
     The backbone itself, with a shift at the start of the residual branch of
-    every bottleneck. Names of parameters stay, so weights of the backbone
-    for images load; so do its arguments and its other properties. Each frame
-    has a context of its own.
+    every bottleneck. Parameter names stay, so weights of the image backbone
+    load; its arguments and other properties stay, too. Each frame has its own
+    context.
 
     Source: `Contextual Convolutional Networks
     <https://openreview.net/forum?id=PldynS56bN>`_, Sec. 4.2 (Kinetics-400),

@@ -55,7 +55,7 @@ class SMCADETR(DETR):
         self.stride = stride
 
     def _init_layers(self) -> None:
-        """Everything but backbone, neck and head."""
+        """Build everything but backbone, neck and head."""
         self.positional_encoding = SinePositionalEncoding(
             **self.positional_encoding
         )
@@ -135,10 +135,10 @@ class SMCADETR(DETR):
         expected = tuple(math.ceil(side / self.stride) for side in image_size)
         if map_size != expected:
             raise ValueError(
-                f'SMCADETR got a map of {map_size} for images of '
+                f'SMCADETR got a feature map of {map_size} for images of '
                 f'{tuple(image_size)} pixels, where its stride of '
                 f'{self.stride} needs {expected}. Set `stride` to that of '
-                "the map which the backbone's last out index and the neck "
+                'the feature map that the last out index and the neck '
                 'give.'
             )
 

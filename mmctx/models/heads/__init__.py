@@ -1,4 +1,4 @@
-"""Heads that the papers need and the hosts lack."""
+"""Heads that the papers need and the OpenMMLab libraries lack."""
 
 from mmctx.registry import MODELS, register_lazily
 

@@ -9,15 +9,15 @@ from torch import Tensor
 
 
 class ContextualClsHead(ClsHead):
-    """Reads the class scores that the backbone has computed on its way.
+    """Reads the class scores that the backbone has computed.
 
     It has no parameters: class embeddings and score heads belong to the
     backbone, which must be built with ``with_class_scores=True``.
 
     Args:
-        num_classes (int, optional): Number of classes, to be compared with
-            the backbone's. Defaults to no comparison.
-        in_channels (int, optional): Not used; other heads need it.
+        num_classes (int, optional): Number of classes, checked against the
+            backbone's. Defaults to no check.
+        in_channels (int, optional): Ignored; other heads need it.
         loss (dict, optional): Config of a loss with the method
             ``stage_losses`` of
             :class:`~mmctx.models.losses.ProgressiveLoss`. Defaults to
@@ -45,8 +45,8 @@ class ContextualClsHead(ClsHead):
         scores minus infinity.
 
         Raises:
-            ValueError: ``feats`` carries no class scores, or another number
-                of them.
+            ValueError: ``feats`` has no class scores or the wrong number of
+                them.
         """
         scores = getattr(feats, 'class_scores', ())
         if not scores:

@@ -26,8 +26,8 @@ class SingleMaskCascadeRoIHead(CascadeRoIHead):
     r"""Box heads of a cascade of S stages, and one mask head.
 
     mmdet's ``CascadeRoIHead`` has a mask head per stage. This one learns from
-    the proposals of the first stage and predicts on the boxes of the last. And
-    while each box head learns from the whole loss :math:`L_s` of its stage,
+    the proposals of the first stage and predicts on the boxes of the last.
+    While each box head learns from the whole loss :math:`L_s` of its stage,
     the feature maps x, and so neck and backbone, get the mean of the stages:
 
     .. math::
@@ -41,7 +41,7 @@ class SingleMaskCascadeRoIHead(CascadeRoIHead):
 
     Args:
         mask_head (dict, optional): Config of the mask head. Defaults to none.
-        mask_roi_extractor (dict, optional): Config of what crops its input.
+        mask_roi_extractor (dict, optional): Config of its RoI extractor.
             Defaults to that of the first box head.
         **kwargs: See mmdet's ``CascadeRoIHead``. In detectron2
             ``stage_loss_weights`` are all 1.
@@ -54,7 +54,7 @@ class SingleMaskCascadeRoIHead(CascadeRoIHead):
     def init_mask_head(
         self, mask_roi_extractor: Optional[dict], mask_head: dict
     ) -> None:
-        """Build the mask head and what crops its input."""
+        """Build the mask head and its RoI extractor."""
         for config in (mask_roi_extractor, mask_head):
             if isinstance(config, (list, tuple)):
                 raise TypeError(
@@ -76,7 +76,7 @@ class SingleMaskCascadeRoIHead(CascadeRoIHead):
     def bbox_loss(
         self, stage: int, x: tuple[Tensor, ...], sampling_results: list
     ) -> dict:
-        """As mmdet's, with the gradient into ``x`` scaled by 1 / S."""
+        """As in mmdet, with the gradient into ``x`` scaled by 1 / S."""
         x = [ScaledGradient.apply(level, 1 / self.num_stages) for level in x]
         return super().bbox_loss(stage, x, sampling_results)
 

@@ -21,7 +21,8 @@ def resolve_depth(
 
     Args:
         network (str): Name of the network, for the message.
-        depth (int or Sequence[int]): A key of ``settings``, or four numbers.
+        depth (int or Sequence[int]): A key of ``settings``, or four numbers of
+            blocks.
         settings (Mapping): Blocks for each known depth.
 
     Raises:
@@ -40,7 +41,7 @@ def resolve_depth(
 
 
 class ConvNorm(nn.Sequential):
-    """A convolution, its norm, and what follows them."""
+    """A convolution, its norm and further layers."""
 
     def forward(self, x: Tensor) -> Tensor:
         """(N, C_in, H, W) to (N, C, H', W')."""
@@ -59,7 +60,7 @@ def conv_norm(
     norm_cfg: dict,
     *tail: nn.Module,
 ) -> ConvNorm:
-    """A bias-free "same" convolution, its norm, and what follows them."""
+    """A bias-free "same" convolution, its norm and further layers."""
     conv = nn.Conv2d(
         in_channels,
         out_channels,
@@ -83,7 +84,7 @@ class Bottleneck(nn.Module):
         norm_cfg (dict): Norm layers.
         drop_path (float): Probability of dropping the branch. Defaults to 0.
         pool_before (nn.Module, optional): Pooling before the operator.
-        pool_after (nn.Module, optional): Pooling behind the operator.
+        pool_after (nn.Module, optional): Pooling after the operator.
     """
 
     def __init__(
@@ -113,7 +114,7 @@ class Bottleneck(nn.Module):
     def forward(self, x: Tensor, *others: Optional[Tensor]) -> Tensor:
         """(N, C_in, H, W) to (N, C_out, H / stride, W / stride).
 
-        ``others`` are what the operator takes beside the feature map.
+        ``others`` are further inputs of the operator.
         """
         branch = self.operator(self.pool_before(self.reduce(x)), *others)
         branch, x = self.pool_after(branch), self.shortcut(x)

@@ -54,8 +54,8 @@ class KernelAffinity(nn.Conv2d):
 class TableAffinity(nn.Module):
     """Static affinity of a transposed MLP: a table over pairs of pixels.
 
-    A table belongs to a grid of H_0 x W_0 pixels. For feature maps of another
-    size it is interpolated: A' = U A D, where D resamples the feature map to
+    A table is defined on a grid of H_0 x W_0 pixels. For feature maps of other
+    sizes it is interpolated: A' = U A D, where D resamples the feature map to
     the grid and U the result back (bilinear, antialiased). Rows keep their
     sum, and A' is never formed.
 
@@ -65,8 +65,8 @@ class TableAffinity(nn.Module):
     Args:
         num_heads (int): Number of tables, each for C / heads channels.
         size (Sequence[int]): H_0 and W_0.
-        rank (int, optional): Hold each table as the product of two of this
-            inner dimension. Defaults to None: one full table.
+        rank (int, optional): Factor each table into two of this inner
+            dimension. Defaults to None: one full table.
     """
 
     def __init__(
@@ -77,7 +77,7 @@ class TableAffinity(nn.Module):
         self.size = tuple(size)
         n = self.size[0] * self.size[1]
         shapes = [(n, n)] if rank is None else [(rank, n), (n, rank)]
-        #: Applied one after another.
+        #: Applied in this order.
         self.factors = nn.ParameterList(
             torch.empty(num_heads, *shape) for shape in shapes
         )
@@ -132,8 +132,8 @@ class ContextAggregation(nn.Module):
 
     The dynamic affinity A(X) is that of self-attention (Eq. 4); the static
     one A is a convolution (Eq. 5) or a transposed MLP (Eq. 6). Both work on
-    the same values V, neither is formed where it need not be, and nothing
-    non-linear follows them. The residual connection is the caller's.
+    the same values V, neither is formed unless needed, and nothing non-linear
+    follows them. The residual connection is the caller's.
 
     Rows of Table 2, for C channels:
 
@@ -160,11 +160,11 @@ class ContextAggregation(nn.Module):
         num_heads (int): Heads M of the attention. Defaults to 1.
         dynamic (str): 'attention' or 'none'. Defaults to 'attention'.
         static (str): 'conv', 'mlp', 'mlp_lr' (low rank) or 'none';
-            'dense_conv' is the baseline that mixes channels, too. Defaults
-            to 'conv'.
-        static_heads (int, optional): Number of static affinities, each for
-            C / static_heads channels; of 'dense_conv' the groups. Defaults
-            to C for 'conv', else to 1.
+            'dense_conv' is the baseline that also mixes channels. Defaults to
+            'conv'.
+        static_heads (int, optional): Number of static affinities, each for C /
+            static_heads channels; for 'dense_conv' the groups. Defaults to C
+            for 'conv', else to 1.
         kernel_size (int): Odd side of the kernels of 'conv' and
             'dense_conv'. Defaults to 5.
         size (Sequence[int], optional): Height and width of the feature map
@@ -178,8 +178,8 @@ class ContextAggregation(nn.Module):
         norm (nn.Module, optional): A norm of the input.
 
     Raises:
-        ValueError: An argument is not one of the above, or heads do not
-            divide the channels.
+        ValueError: An argument is invalid, or heads do not divide the
+            channels.
     """
 
     def __init__(
@@ -230,7 +230,7 @@ class ContextAggregation(nn.Module):
         parts = (self.channels,) * (3 if self.has_dynamic else 1)
         *query_key, v = norm_conv(x, self.norm, self.project_in, parts)
         dynamic = self._attend(*query_key, v) if self.has_dynamic else None
-        # The values are not held any longer: this is where memory peaks.
+        # The values are released here, where memory peaks.
         v = None if self.static is None else self.static(v)
         return self.project_out(self._mix(dynamic, v))
 
@@ -248,7 +248,7 @@ class ContextAggregation(nn.Module):
     def _mix(
         self, dynamic: Optional[Tensor], static: Optional[Tensor]
     ) -> Tensor:
-        """Eq. 7, left of V already multiplied."""
+        """Eq. 7, of affinities already applied to V."""
         if self.mixing_weight is None:
             return static if dynamic is None else dynamic
         if self.mixing == 'sigmoid':
@@ -287,7 +287,7 @@ def _build_static(
         if size is None or (kind == 'mlp_lr') != (rank is not None):
             raise ValueError(
                 f'static={kind!r} needs the size of the feature map, and '
-                f"'mlp_lr' a rank besides; got size={size!r} and "
+                f"'mlp_lr' also a rank; got size={size!r} and "
                 f'rank={rank!r}.'
             )
         return TableAffinity(heads, size, rank)

@@ -27,8 +27,8 @@ def is_depthwise(conv: nn.Conv2d) -> bool:
     return conv.groups == conv.in_channels == conv.out_channels
 
 
-# mmengine's initialisers take a layer by the names of its class and of its
-# direct bases: one class between keeps them from what has to start at zero.
+# mmengine's initialisers select a layer by the names of its class and direct
+# bases: an intermediate class hides layers that must start at zero.
 class _Conv2d(nn.Conv2d):
     pass
 
@@ -38,7 +38,7 @@ class _Linear(nn.Linear):
 
 
 class ZeroConv2d(_Conv2d):
-    """A convolution that starts at zero, in OpenMMLab networks, too."""
+    """A convolution that starts at zero, also in OpenMMLab networks."""
 
     def reset_parameters(self) -> None:
         nn.init.zeros_(self.weight)
@@ -46,7 +46,7 @@ class ZeroConv2d(_Conv2d):
 
 
 class ZeroLinear(_Linear):
-    """A linear layer that starts at zero, in OpenMMLab networks, too."""
+    """A linear layer that starts at zero, also in OpenMMLab networks."""
 
     def reset_parameters(self) -> None:
         nn.init.zeros_(self.weight)
@@ -58,11 +58,11 @@ class SamplingPredictor(nn.Module):
 
     A 1 x 1 convolution of the context (the same at every pixel) and the
     features, norm, ReLU, and a K x K convolution with the geometry of the
-    one that is modulated. The last layer starts at zero.
+    modulated one. The last layer starts at zero.
 
     Source: `Contextual Convolutional Networks
     <https://openreview.net/forum?id=PldynS56bN>`_, Sec. 3.3, Fig. 3 (b);
-    the mask, and the last convolution's being dense, from the released code.
+    the mask and the dense last convolution are from the released code.
 
     Args:
         conv (nn.Conv2d): The convolution that is modulated.
@@ -160,17 +160,17 @@ class ContextualConv2d(nn.Conv2d):
 
     .. math:: y(p) = \sum_k (w(k) + \Delta w(k)) m(k) x(p + g(k) + \Delta p(k))
 
-    (Eq. 4, and the modulation mask m of the released code). The context is
-    one vector per image: what the network holds for likely classes so far.
-    Without one the features alone decide.
+    (Eq. 4, and the modulation mask m of the released code). The context is one
+    vector per image that stands for the classes likely so far. Without one,
+    only the features count.
 
-    At the start the offsets are zero and the mask is 1/2, so that with a
-    mask the layer computes half the convolution of its own weights.
+    Initially the offsets are zero and the mask is 1/2, so that with a mask the
+    layer computes half the convolution of its own weights.
 
-    With neither offsets, a context is an extra input to an ordinary
-    convolution (rows a2 and b1 of Tables 4 and 5): spread over a feature map
-    and joined to the features, which its own 1 x 1 kernels read. The paper's
-    number of parameters leaves no room for K x K kernels.
+    Without offsets, a context is an extra input to an ordinary convolution
+    (rows a2 and b1 of Tables 4 and 5): broadcast over the feature map,
+    concatenated with the features and read by its own 1 x 1 kernels. The
+    paper's number of parameters leaves no room for K x K kernels.
 
     Source: `Contextual Convolutional Networks
     <https://openreview.net/forum?id=PldynS56bN>`_, Sec. 3.3, Eq. 4; released
@@ -185,8 +185,8 @@ class ContextualConv2d(nn.Conv2d):
         weight_offsets (bool): Modulate the weights. Defaults to True.
         sampling_offsets (bool): Modulate the sampling locations. Defaults to
             True.
-        mask (bool): Modulate the samples, too; only together with
-            ``sampling_offsets``. Defaults to True.
+        mask (bool): Also modulate the samples; requires ``sampling_offsets``.
+            Defaults to True.
         norm_cfg (dict, optional): Norms of the predictors. Defaults to
             ``dict(type='BN')``.
 
@@ -265,20 +265,19 @@ class ContextualConv2d(nn.Conv2d):
         context: Optional[Tensor] = None,
         valid: Optional[Tensor] = None,
     ) -> Tensor:
-        """Convolve each image in its own way.
+        """Convolve each image with its own weights and locations.
 
         Args:
             x (Tensor): (N, C_in, H, W), in any memory format.
             context (Tensor, optional): (N, context_channels).
             valid (Tensor, optional): Rows and columns (N, 2) of each
-                feature map that are no padding. Defaults to all.
+                feature map that are not padding. Defaults to all.
 
         Returns:
             Tensor: (N, C_out, H', W').
 
         Raises:
-            ValueError: There is no context where one is needed, or one of
-                another shape.
+            ValueError: The context is missing or has the wrong shape.
         """
         self._check_context(x, context)
         delta = None
@@ -360,12 +359,12 @@ class ContextualConv2d(nn.Conv2d):
 def build_contextual_conv(
     in_channels, out_channels, kernel_size, *args, **kwargs
 ) -> nn.Module:
-    """What ``conv_cfg=dict(type='ContextualConv')`` builds in any network.
+    """Build ``conv_cfg=dict(type='ContextualConv')`` in any network.
 
-    Takes the arguments of :class:`ContextualConv2d`. As such networks pass
-    no context, the features alone decide (row a3 of Table 4). Convolutions
-    that cannot be contextual (1 x 1, oblong, or with too few channels, such
-    as a stem's) stay ordinary.
+    Takes the arguments of :class:`ContextualConv2d`. Such networks pass no
+    context, so only the features count (row a3 of Table 4). Convolutions that
+    cannot be contextual (1 x 1, oblong, or with too few channels, such as a
+    stem's) stay ordinary.
     """
     sides = {kernel_size} if isinstance(kernel_size, int) else {*kernel_size}
     side = sides.pop()

@@ -13,14 +13,14 @@ from mmctx.models.layers.norms import apply_vector_norm, build_vector_norm
 from mmctx.models.layers.pooling import global_mean
 from mmctx.ops.precision import autocast_device, without_autocast
 
-#: Which of its learned factors each stage takes.
+#: Index of the learned factor that each stage takes.
 TEMPERATURES = {
     'shared': (0, 0, 0, 0),
     'stagewise': (0, 1, 2, 3),
     'two': (0, 0, 0, 1),
     'fixed': (),
 }
-#: The release's factor of the cosines at the start, 1 / tau.
+#: Initial factor of the cosines in the release, 1 / tau.
 START_SCALE = 1 / 0.07
 SELECTIONS = ('rerank', 'reduce')
 
@@ -30,7 +30,7 @@ def considered_classes(scores: Tensor, count: int) -> Tensor:
 
     Args:
         scores (Tensor): (N, classes).
-        count (int): How many are kept for each image.
+        count (int): Number of classes to keep for each image.
 
     Returns:
         Tensor: Mask (N, classes), bool.
@@ -40,7 +40,7 @@ def considered_classes(scores: Tensor, count: int) -> Tensor:
 
 
 class ScoreHead(nn.Module):
-    """From a feature map to a vector that is compared with class embeddings.
+    """Project a feature map to a vector to compare with class embeddings.
 
     Global mean, linear layer, norm, ReLU, linear layer (Sec. 3.2,
     "Classifying").
@@ -68,7 +68,7 @@ class ScoreHead(nn.Module):
 
 
 class ClassMerger(nn.Module):
-    """From the embeddings of the considered classes to one context.
+    """Merge the embeddings of the considered classes into one context.
 
     Linear layer, layer norm and ReLU on every embedding, their mean, and
     the same once more (Sec. 3.2, "Merging").
@@ -91,8 +91,7 @@ class ClassMerger(nn.Module):
     ) -> Tensor:
         """Context of each image.
 
-        The first layer sees every class once, whatever the number of
-        images and however many of them share a class.
+        The first layer runs once per class, however many images share it.
 
         Args:
             embeddings (Tensor): (classes, d).
@@ -112,7 +111,7 @@ class ClassMerger(nn.Module):
 
 
 class ContextualizingLayers(nn.Module):
-    """The class embeddings, and what reads and merges them at each stage.
+    """Class embeddings, with the score heads and mergers of all stages.
 
     Embeddings and scores stay in the order of the classes at every stage.
     The release sorts both by the scores of the stage before; the results
@@ -129,19 +128,19 @@ class ContextualizingLayers(nn.Module):
         contexts (Mapping): For each stage that receives a context the
             context's channels.
         norm_cfg (dict): Norm of the score heads.
-        class_counts (Sequence[int]): How many classes each stage but the
-            last leaves for the next.
+        class_counts (Sequence[int]): Number of classes that each stage but the
+            last keeps for the next.
         selection (str): 'rerank' chooses them among all classes, 'reduce'
-            among those that the stage before left: the others score minus
+            among those that the previous stage kept: the others score minus
             infinity. Defaults to 'rerank'.
         temperature (str): Learned factors of the cosines, 1 / tau, as in the
             released code: 'shared' by all stages, 'stagewise', 'two' (the
             last stage has its own), or 'fixed', none. Defaults to 'shared'.
-        start_scale (float): The factors at the start, positive. Defaults to
-            1 / 0.07, as released.
+        start_scale (float): Initial factors, positive. Defaults to 1 / 0.07,
+            as released.
 
     Raises:
-        ValueError: An argument is not one of the above.
+        ValueError: An argument is invalid.
     """
 
     def __init__(
@@ -220,7 +219,7 @@ class ContextualizingLayers(nn.Module):
             self.log_scale = nn.ParameterList(scales)
 
     def _load_from_state_dict(self, state_dict, prefix, *args) -> None:
-        """Released and older state dicts hold scales without dimensions."""
+        """Released and older state dicts hold scalar scales."""
         for key, value in state_dict.items():
             if key.startswith(f'{prefix}log_scale'):
                 state_dict[key] = value.flatten()
@@ -231,8 +230,8 @@ class ContextualizingLayers(nn.Module):
 
         Args:
             scores (bool): Score heads and temperature.
-            stages (int): Mergers of so many first stages; with the scores
-                the embeddings, too, once no other merger is left.
+            stages (int): Mergers of the first this many stages; with
+                ``scores`` also the embeddings, once no other merger is left.
         """
         frozen = [m for i, m in self.merge.items() if int(i) < stages]
         if scores:
@@ -254,19 +253,19 @@ class ContextualizingLayers(nn.Module):
         considered: Optional[Tensor] = None,
         valid: Optional[Tensor] = None,
     ) -> tuple[Optional[Tensor], Optional[Tensor], Optional[Tensor]]:
-        """Score the classes behind a stage; merge a context for the next.
+        """Score the classes after a stage; merge a context for the next.
 
         Args:
             stage (int): The stage, -1 for the stem.
             x (Tensor): Its feature map (N, C, H, W).
             considered (Tensor, optional): Mask (N, classes) of the classes
-                that the stage before left. Defaults to all.
+                that the previous stage kept. Defaults to all.
             valid (Tensor, optional): Valid sizes (N, 2).
 
         Returns:
             tuple: Scores (N, classes) in the order of the classes, None
-            without a score head; a mask (N, classes) of the classes that are
-            left, None for all; the context (N, channels) of the next stage,
+            without a score head; a mask (N, classes) of the classes that it
+            keeps, None for all; the context (N, channels) of the next stage,
             None if it receives none.
         """
         scores = context = None
@@ -289,8 +288,8 @@ class ContextualizingLayers(nn.Module):
     ) -> Tensor:
         """Cosines of a feature map and the class embeddings, over tau.
 
-        At least in single precision, under automatic mixed precision, too:
-        the choice of classes depends on small differences.
+        In float32 or better even under automatic mixed precision: the choice
+        of classes depends on small differences.
         """
         if torch.is_autocast_enabled(autocast_device(x)):
             x = x.float()

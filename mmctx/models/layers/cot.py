@@ -212,7 +212,7 @@ class CoXtLayer(CoTLayer):
 
 
 class _CoTConv2d(nn.Sequential):
-    """A CoT layer with the attributes that mmcv reads off a convolution."""
+    """A CoT layer with the attributes that mmcv reads from a convolution."""
 
     transposed = False
     output_padding = (0, 0)
@@ -265,7 +265,7 @@ def _build_cot_conv(
 
 @register(MODELS, 'CoT')
 def build_cot_conv(*args, **kwargs) -> nn.Module:
-    """What ``conv_cfg=dict(type='CoT')`` builds in any mmcv-style network.
+    """Build ``conv_cfg=dict(type='CoT')`` in any mmcv-style network.
 
     Takes the arguments of ``nn.Conv2d``, and ``context`` and ``norm_cfg`` of
     :class:`CoTLayer`. A convolution that CoT can stand for (square odd

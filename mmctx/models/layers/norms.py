@@ -22,8 +22,8 @@ def build_norm(norm_cfg: dict, channels: int) -> nn.Module:
     """A norm of feature maps (N, C, H, W).
 
     Args:
-        norm_cfg (dict): Such as BN or GN, or LN, which then is over the
-            channels of each pixel.
+        norm_cfg (dict): Such as BN, GN or LN, which normalises the channels of
+            each pixel.
         channels (int): Channels C.
     """
     if norm_cfg['type'] == 'LN':
@@ -41,9 +41,9 @@ def build_vector_norm(norm_cfg: dict, channels: int) -> nn.Module:
 def apply_vector_norm(norm: nn.Module, x: Tensor) -> Tensor:
     """Normalise vectors (N, C) as feature maps of one pixel.
 
-    So one config serves both: batch norms, synchronised ones included, give
-    vectors what their one-dimensional forms would. A single vector is
-    normalised as in :class:`VectorSequential`.
+    One config serves both: batch norms, synchronised ones included, treat
+    vectors as their one-dimensional forms do. A single vector is normalised as
+    in :class:`VectorSequential`.
     """
     with _running_statistics_for_one(norm, x):
         return norm(x[..., None, None]).flatten(1)
@@ -52,9 +52,9 @@ def apply_vector_norm(norm: nn.Module, x: Tensor) -> Tensor:
 class VectorSequential(nn.Sequential):
     """Layers on feature maps of one pixel, a vector per image.
 
-    For a training batch of one image, such as the last of an epoch may be,
-    batch norms have a single value per channel: they use their running
-    statistics then, and leave them as they are.
+    In a training batch of one image, as the last of an epoch may be, batch
+    norms see a single value per channel: they then use their running
+    statistics and leave them unchanged.
     """
 
     def forward(self, x: Tensor) -> Tensor:
@@ -79,7 +79,7 @@ def _running_statistics_for_one(module: nn.Module, x: Tensor) -> Iterator:
 
 
 def _takes_batch_statistics(module: nn.Module) -> bool:
-    """Whether of this process's batch alone."""
+    """Whether a module normalises by this process's batch alone."""
     if not (isinstance(module, _BatchNorm) and module.training):
         return False
     is_synchronised = (

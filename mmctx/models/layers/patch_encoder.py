@@ -100,8 +100,8 @@ class PatchwiseTransformerEncoder(nn.Module):
 
     Where P does not divide the feature map, the paper speaks of "marginal
     padding" and of no mask. Masking is ours: by default no token attends to
-    padding, and what attention with masked padding computes is computed
-    without any, in windows that the border cuts off.
+    padding. The result is computed without any padding, in windows that the
+    border cuts off.
 
     Source: `ConTNet: Why not use convolution and transformer at the same
     time? <https://arxiv.org/abs/2104.13497>`_, Sec. 3.2, Eq. 4 to 8, Table 8.
@@ -114,24 +114,24 @@ class PatchwiseTransformerEncoder(nn.Module):
         feedforward_channels (int, optional): Hidden channels of the MLP.
             Defaults to 4 C.
         position (str): Position code: 'none', '1d' (a vector per token of
-            the patch), '2d' (a code of the row, another one of the column of
-            the patch, half of the channels each), '2d_image' (the same over
-            the whole feature map, resized to its size) or 'relative' (a bias
-            of the attention's logits). Defaults to '2d'.
-        map_size (int, optional): Side of the feature map that the tables of
-            '2d_image' cover.
-        pre_norm (bool): Norm at the start of each branch instead of behind
-            each sum. Defaults to False.
+            the patch), '2d' (a code of the row and one of the column of the
+            patch, half of the channels each), '2d_image' (the same over the
+            whole feature map, resized to fit) or 'relative' (a bias of the
+            attention's logits). Defaults to '2d'.
+        map_size (int, optional): Side of the tables of '2d_image', that of the
+            feature map.
+        pre_norm (bool): Norm at the start of each branch instead of after each
+            sum. Defaults to False.
         qkv_bias (bool): Bias of queries, keys and values. Defaults to True.
-        drop_rate (float): Dropout of attention weights and behind each
-            linear layer but that of queries, keys and values. Defaults to 0.
+        drop_rate (float): Dropout of attention weights and after each linear
+            layer but that of queries, keys and values. Defaults to 0.
         drop_path (float): Probability of dropping a branch of an image.
             Defaults to 0.
         pad_mask (bool): Keep padding out of the attention. False pads with
-            zeros, which are tokens like all others. Defaults to True.
+            zeros, which are tokens like any other. Defaults to True.
 
     Raises:
-        ValueError: An argument is not one of the above.
+        ValueError: An argument is invalid.
 
     Example:
         >>> encoder = PatchwiseTransformerEncoder(64, 7)
@@ -251,6 +251,6 @@ def _check_arguments(
         )
     if position == '2d_image' and not map_size:
         raise ValueError(
-            "position='2d_image' needs map_size, the side of the feature map "
-            f'that its tables cover, got {map_size!r}.'
+            "position='2d_image' needs map_size, the feature map's side that "
+            f'its tables cover, got {map_size!r}.'
         )

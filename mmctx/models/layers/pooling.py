@@ -1,4 +1,4 @@
-"""Global averages that can leave padding out."""
+"""Global averages that can exclude padding."""
 
 from typing import Optional
 
@@ -7,7 +7,7 @@ from torch import Tensor
 
 
 def halved(valid: Optional[Tensor], stride: int = 2) -> Optional[Tensor]:
-    """Valid sizes (N, 2) after a layer of a stride; None stays None."""
+    """Valid sizes (N, 2) after a strided layer; None stays None."""
     return valid if valid is None else (valid + stride - 1) // stride
 
 

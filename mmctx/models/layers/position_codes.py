@@ -1,4 +1,4 @@
-"""Learned position codes of tokens that lie in rows and columns."""
+"""Learned position codes of tokens on a grid."""
 
 import torch
 import torch.nn as nn
@@ -27,7 +27,7 @@ class PositionCode1d(nn.Module):
 
 
 class PositionCode2d(nn.Module):
-    """Add a learned code of the row, beside one of the column.
+    """Add a learned code of the row and one of the column.
 
     Args:
         channels (int): Channels C, an even number: the first half is the
@@ -54,7 +54,7 @@ class PositionCode2d(nn.Module):
 
 
 class ImagePositionCode2d(PositionCode2d):
-    """As :class:`PositionCode2d`, of a whole feature map of any size."""
+    """As :class:`PositionCode2d`, for a whole feature map of any size."""
 
     @staticmethod
     def _fit(table: Tensor, length: int) -> Tensor:

@@ -47,7 +47,7 @@ class StochasticDepth(nn.Module):
 def add_branch(
     x: Tensor, branch: Tensor, factors: Optional[Tensor] = None
 ) -> Tensor:
-    """Add a residual branch, times what stochastic depth has drawn for it.
+    """Add a residual branch, scaled by the draws of stochastic depth.
 
     Args:
         x (Tensor): (N, ...).

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from mmctx.registry import MODELS, register
 
-#: Added to the loss of each stage by the release; it moves no gradient.
+#: Added to the loss of each stage by the release; it changes no gradient.
 FLOOR = 1e-6
 
 
@@ -30,14 +30,14 @@ class Pair(NamedTuple):
 
     @classmethod
     def of_labels(cls, labels: Tensor) -> 'Pair':
-        """Of labels (N,) that are not mixed."""
+        """From labels (N,) that are not mixed."""
         label = labels.unsqueeze(1)
         whole = torch.ones_like(label)
         return cls(label, label, whole.float(), whole.bool())
 
     @classmethod
     def of_targets(cls, target: Tensor, smoothed: Tensor) -> 'Pair':
-        """Of mixed targets (N, classes), before and after smoothing."""
+        """From mixed targets (N, classes), before and after smoothing."""
         main, mixed = target.topk(2, dim=1).indices.split(1, dim=1)
         share = _share(smoothed.gather(1, main), smoothed.gather(1, mixed))
         alone = target.gather(1, mixed) <= 0
@@ -45,10 +45,10 @@ class Pair(NamedTuple):
         return cls(main, mixed, share, torch.ones_like(alone))
 
     def among(self, considered: Tensor) -> 'Pair':
-        """What is left of the labels in a mask (N, classes) of classes.
+        """The labels that remain within a mask (N, classes) of classes.
 
-        Without its main label an image is out, for good; without its mixed
-        label it has the main one alone.
+        An image that loses its main label is out for good; one that loses its
+        mixed label keeps the main one alone.
         """
         lost = ~considered.gather(1, self.mixed)
         return self._replace(
@@ -79,7 +79,7 @@ def _cross_entropy(
     """
     count = considered.sum(1, keepdim=True)
     total = scores.masked_fill(~considered, -torch.inf)
-    # Finite elsewhere, too: no product with zero may be NaN.
+    # Keep the rest finite, too: its product with zero must not be NaN.
     scores = scores.masked_fill(~considered, 0.0)
     log_prob = scores - total.logsumexp(1, keepdim=True)
     main, mixed = log_prob.gather(1, pair.main), log_prob.gather(1, pair.mixed)
@@ -112,9 +112,9 @@ class ProgressiveLoss(nn.Module):
     Mixed targets (of Mixup or CutMix): the first stage takes them over all
     classes. Later stages consider the picked classes only, of which they
     take the two labels of the mix. An image that has lost the label with the
-    larger share is left out from then on; one that has lost the other goes
-    on with one label. (The release means this, too, but compares ranks with
-    the number of all classes, so that a lost label is an index error.)
+    larger share is left out from then on; one that has lost the other goes on
+    with one label. (The release intends the same, but compares ranks with the
+    number of all classes, so that a lost label raises an index error.)
 
     Source: `Contextual Convolutional Networks
     <https://openreview.net/forum?id=PldynS56bN>`_, Sec. 3.1, Eq. 1 and 2;
@@ -125,8 +125,8 @@ class ProgressiveLoss(nn.Module):
             Defaults to 0.15.
         label_smooth (float): Label smoothing at every stage: this much of a
             target is spread evenly over the considered classes. It is
-            applied here to mixed targets, too, which should come without
-            any. Defaults to 0.
+            also applied to mixed targets, which should come without any.
+            Defaults to 0.
 
     Raises:
         ValueError: ``label_smooth`` is not in [0, 1).
@@ -174,7 +174,7 @@ class ProgressiveLoss(nn.Module):
 
         Raises:
             ValueError: The target's shape does not fit the scores, or
-                ``considered`` has another length.
+                ``considered`` has the wrong length.
         """
         considered = considered or [None] * len(scores)
         self._check(scores, target, considered)

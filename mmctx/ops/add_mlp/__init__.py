@@ -23,9 +23,9 @@ def add_mlp(
 
     .. math:: x + s \cdot \mathrm{MLP}(\mathrm{Norm}(b))
 
-    Evaluation in float32 on a CPU passes rows of channels slice by slice, so
-    that hidden channels stay in the cache, with bias and GELU inside oneDNN's
-    product.
+    Float32 inference on a CPU takes rows of channels slice by slice, so that
+    hidden channels stay in cache, with bias and GELU fused into oneDNN's
+    matrix product.
 
     Args:
         x (Tensor): (..., C), or a feature map (N, C, H, W) for an MLP of
@@ -33,7 +33,7 @@ def add_mlp(
         mlp (nn.Module): Attributes ``fc1``, ``act`` (a GELU), ``fc2`` and, at
             its start, an optional ``norm``: see
             :class:`mmctx.models.layers.mlp.TokenMLP` and ``ConvMLP``.
-        norm (nn.Module, optional): What precedes the MLP.
+        norm (nn.Module, optional): Norm before the MLP.
         branch (Tensor, optional): Input b of the branch, shaped as ``x``.
             Defaults to ``x``.
         scale (Tensor, optional): Factor s, broadcast against ``x``: a layer

@@ -9,16 +9,16 @@ from torch import Tensor
 from ..folding import fold_batch_norm, refuse_folding
 from ..linear import linear
 
-#: Hidden elements per thread and slice: what stays in a core's cache.
+#: Hidden elements per thread and slice, which fit a core's cache.
 HIDDEN = 1 << 20
-#: Fewest and most rows per thread of a slice.
+#: Minimum and maximum of rows per thread in a slice.
 ROWS = 1024, 4096
 
 
 def refuse(x, mlp, norm=None, branch=None, scale=None) -> Optional[str]:
     """Why these layers are not computed slice by slice."""
     if type(mlp.act) is not nn.GELU or mlp.act.approximate != 'none':
-        return 'the activation is no exact GELU'
+        return 'the activation is not an exact GELU'
     others = {*mlp.children()} - {mlp.fc1, mlp.act, mlp.fc2}
     others.discard(getattr(mlp, 'norm', None))
     if any(type(layer) is not nn.Dropout for layer in others):
@@ -64,7 +64,7 @@ def feed_forward(branch, x, token, mlp) -> tuple[Tensor, Tensor]:
 
 
 def _add_convolutions(x: Tensor, mlp: nn.Module, branch: Tensor) -> Tensor:
-    """1 x 1 convolutions are products of rows of channels."""
+    """1 x 1 convolutions are matrix products of rows of channels."""
     norm = getattr(mlp, 'norm', None)
     branch, weight, bias = fold_batch_norm(branch, norm, mlp.fc1)
     layers = weight.flatten(1), bias, mlp.fc2.weight.flatten(1), mlp.fc2.bias
@@ -91,7 +91,7 @@ def _add_rows(
     for x_part, branch_part, out_part in zip(*parts):
         if norm is not None:
             branch_part = norm(branch_part)
-        # Nested, so that no slice's hidden channels outlive it.
+        # Nested, so that a slice's hidden channels are freed with it.
         branch_part = linear(
             linear(branch_part, weight1, bias1, gelu=True), weight2, bias2
         )

@@ -15,7 +15,7 @@ __all__ = ['attention', 'attention_reference']
 class _GradientOfReference(torch.autograd.Function):
     """Pass on the fused output; differentiate the reference if asked twice.
 
-    PyTorch's fused kernels have a first derivative only.
+    PyTorch's fused kernels have first derivatives only.
     """
 
     @staticmethod
@@ -43,9 +43,8 @@ def attention(
 
     .. math:: \mathrm{softmax}(Q K^T / \sqrt{D} + B) V
 
-    PyTorch's fused operator computes it, without the matrix of weights. That
-    has neither forward-mode nor second derivatives, which are therefore those
-    of the reference.
+    PyTorch's fused operator computes it without the matrix of weights, but has
+    neither forward-mode nor second derivatives: those are the reference's.
 
     Source: `Attention Is All You Need <https://arxiv.org/abs/1706.03762>`_,
     Eq. 1.
@@ -64,8 +63,8 @@ def attention(
     """
     fused = F.scaled_dot_product_attention
     if is_exporting():
-        # ONNX's attention lays out its result in another way than the
-        # operator that was recorded.
+        # ONNX's attention lays out its result unlike the operator that was
+        # recorded.
         out = fused(query, key, value, bias, drop_rate)
         return out.clone(memory_format=torch.contiguous_format)
     if drop_rate or torch.compiler.is_compiling():

@@ -85,8 +85,7 @@ def contextual_deform_conv(
     over the taps t of the kernel and the channels c of o's group. Values
     between pixels are bilinear, values outside the feature map are zero. This
     is the contextual convolution of Contextual Convolutional Networks (ICLR
-    2023, Eq. 4), given what its predictors say. All channels share the
-    positions.
+    2023, Eq. 4), given its predictions. All channels share the positions.
 
     Args:
         x (Tensor): (N, C, H, W), floating point.
@@ -97,28 +96,28 @@ def contextual_deform_conv(
             The number of groups follows from the third size.
         bias (Tensor, optional): (C_out,).
         mask (Tensor, optional): (N, KH*KW, H', W'), factor of each sample.
-        stride (int or tuple[int, int]): Height before width, as below.
+        stride (int or tuple[int, int]): Height before width, as for the next
+            two.
         padding (int or tuple[int, int]): Zeros around the feature map.
         dilation (int or tuple[int, int]): Distance of neighbouring taps.
         backend (str, optional): 'reference' (a few taps at a time,
             by operators of PyTorch), 'cpu' (embedding bags) or 'triton'
             (depth-wise kernels for GPUs), all differentiable any number of
-            times. Defaults to the best that the circumstances allow: on a
-            GPU, kernels that are not depth-wise take 'reference', which
-            samples seven taps at a time and multiplies them with the kernels
-            in one batched matrix product.
+            times. Defaults to the fastest available: on a GPU, kernels that
+            are not depth-wise take 'reference', which samples seven taps at a
+            time and multiplies them by the kernels in one batched matrix
+            product.
 
     Returns:
         Tensor: (N, C_out, H', W') in the dtype of ``x`` and in channels_last
-        memory format. Sums and positions are taken in float32, or float64
-        where an input has it; inputs of different dtypes may be mixed, as
-        under autocast.
+        memory format. Sums and positions are computed in float32, or float64
+        where an input has it; input dtypes may differ, as under autocast.
 
     Raises:
         TypeError: An input is not floating point.
         ValueError: A shape, number or ``backend`` is not as above, the
-            kernel does not fit into the padded feature map, or a backend is
-            asked for where it cannot run.
+            kernel does not fit into the padded feature map, or the backend
+            cannot run here.
     """
     check_tensors(
         x=(x, 4),

@@ -1,4 +1,4 @@
-"""The custom operators behind the interface, and their gradients."""
+"""The custom operators of the interface, and their gradients."""
 
 import importlib
 from typing import Optional
@@ -50,7 +50,7 @@ register_gradients(contract, _gradients_of_contract, contract_reference)
 
 
 def _kernels():
-    """Triton is imported at its first use."""
+    """Import Triton at its first use."""
     return importlib.import_module('.triton', __package__)
 
 

@@ -1,7 +1,7 @@
 """The inner sum of the contextual convolution as embedding bags, for CPUs.
 
 A sample is a weighted sum of four rows of C channels: an embedding bag, which
-PyTorch reads, weighs and sums in one pass. The gradient of the feature map is
+PyTorch reads, weights and sums in one pass. The gradient of the feature map is
 the same with the roles of pixels and samples exchanged: sorting the rows that
 are read gives, for every pixel, the bag of samples that read it.
 
@@ -10,8 +10,8 @@ sum, since a bag belongs to one tap. Other kernels are one matrix product with
 the samples of all taps. Both run over slices of the output that stay in cache,
 so that beside inputs and outputs only one slice's samples are stored.
 
-A compiler takes the whole as one operator: there is nothing left to fuse in
-it, and 49 taps written out take long to compile.
+A compiler sees it all as one operator: nothing is left to fuse, and 49
+unrolled taps take long to compile.
 """
 
 from collections.abc import Iterator
@@ -23,7 +23,7 @@ from torch import Tensor
 
 from .reference import corner_steps
 
-#: Elements of a slice's samples.
+#: Elements in the samples of a slice.
 SLICE = 1 << 20
 CORNERS = 4
 
@@ -74,8 +74,8 @@ def _dot_bags(rows: Tensor, index: Tensor, other: Tensor) -> Tensor:
 def _transpose(
     index: Tensor, weight: Tensor, bags: int
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """For each row that ``index`` (B, 4) may name, who names it: bag numbers
-    in order, their weights, and where each row's list starts."""
+    """For each row that ``index`` (B, 4) may name, the bags that name it:
+    their numbers in order, their weights, and where each row's list starts."""
     names, order = index.flatten().sort(stable=True)
     ends = torch.bincount(names, minlength=bags).cumsum(0)
     return (
@@ -89,7 +89,7 @@ class _Sampling:
     """Rows of a few images and where some of their pixels read them.
 
     Args:
-        rows, index, corner (Tensor): Of all images, as in
+        rows, index, corner (Tensor): For all images, as in
             ``contract_reference``.
         images, pixels (slice): Those to work on.
         taps_first (bool): Whether bags are ordered (T, N, P) or (N, P, T).

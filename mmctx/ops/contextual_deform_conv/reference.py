@@ -15,12 +15,12 @@ from torch import Tensor
 from ..precision import accumulation_dtype, without_autocast
 
 Pair = tuple[int, int]
-TAPS = 7  # sampled at once: bounds memory, and the length of exported graphs
+TAPS = 7  # sampled at once: bounds memory and the length of exported graphs
 
 
 def to_rows(x: Tensor, dtype: torch.dtype) -> Tensor:
     """(N, C, H, W) to (N, H + 3, W + 3, C), with one row and column of zeros
-    before the feature map and two behind it."""
+    before the feature map and two after it."""
     return F.pad(x.to(dtype).permute(0, 2, 3, 1), (0, 0, 1, 2, 1, 2))
 
 
@@ -30,8 +30,8 @@ def _axis(
     """Along one axis: index, in the bordered feature map, of the pixel before
     each position, and the weights of that pixel and of the next one.
 
-    From -1 down and from ``size`` up, only zeros are read: positions beyond
-    are moved there, without gradient. NaN is kept in the weights.
+    Up to -1 and from ``size`` on, only zeros are read: positions beyond are
+    clamped there, without gradient. The weights keep NaN.
     """
     position = (offset + base).clamp(-1, size)
     before = position.detach().floor()
@@ -49,7 +49,7 @@ def corners(
     padding: Pair,
     dilation: Pair,
 ) -> tuple[Tensor, Tensor]:
-    """Where each tap of each output pixel reads, and with which weights.
+    """Where each tap of each output pixel reads, and with what weights.
 
     Args:
         offset (Tensor): (N, 2T, H', W') with T taps, dy before dx.

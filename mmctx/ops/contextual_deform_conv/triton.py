@@ -2,8 +2,8 @@
 
 Feature maps are read and written as rows, one of C channels per pixel
 (channels_last; others are copied once), so that a sample is four coalesced
-reads. One operator takes what the predictors say and returns the convolution,
-bias included; nothing the size of samples is stored. T is the number of taps.
+reads. One operator takes the predictions and returns the convolution, bias
+included; nothing the size of the samples is stored. T is the number of taps.
 
 Bytes per output pixel, with b bytes an element, at C = 192, T = 49 and 28 x 28
 pixels (stage 2 of the smallest network):
@@ -17,16 +17,16 @@ pixels (stage 2 of the smallest network):
   the copy moves as much as feature map and output; without it, a warp would
   read its 32 channels from 32 places for every tap.
 
-Together about 1.1 KB in half precision. The reads of the first cache are far
-more: 4 T C b = 75 KB. They, not main memory, bound the forward pass, and each
-is 16 bytes wide.
+Together about 1.1 KB in half precision. Reads from the L1 cache are far more:
+4 T C b = 75 KB. They, not main memory, bound the forward pass, and each is 16
+bytes wide.
 
 Gradients are deterministic, without atomics:
 
 - Kernel, offsets, mask: a program takes one tap of an image and all channels.
   Channels are summed for the offsets and the mask, pixels for the kernel.
   Large outputs are cut into chunks, whose sums for the kernel PyTorch adds up.
-- Feature map: who reads a pixel is found by sorting. Samples are sorted by
+- Feature map: sorting finds the samples that read a pixel. They are sorted by
   their upper left pixel only, a quarter of what they read; those around a
   pixel are then two runs of the sorted list, as pixels above each other are
   apart but neighbours are not. The sort takes about 28 bytes per sample, the
@@ -38,8 +38,8 @@ the stage above, where the sort takes 4.9e6 samples and each pixel then reads
 its 4 T samples once. They are not offered. All figures here are counted, not
 timed.
 
-Sums and positions are taken in float32, or in float64 where an input has it.
-Set ``TRITON_INTERPRET=1`` before Python starts to run the kernels on CPU
+Sums and positions are computed in float32, or in float64 where an input has
+it. Set ``TRITON_INTERPRET=1`` before Python starts to run the kernels on CPU
 tensors.
 """
 
@@ -61,23 +61,23 @@ from ..triton_support import (
 #: Elements of a tile, and of a thread: 16 bytes in half precision.
 TILE = 1024
 PER_THREAD = 8
-#: Channels of a tile, where a program does not need all channels.
+#: Channels of a tile, if a program does not need all of them.
 TILE_CHANNELS = 64
 #: Samples of one pixel that are summed at a time.
 TILE_SAMPLES = 16
 #: Pixels whose gradients by the kernel one program sums.
 CHUNK = 512
 
-# Sizes would only cost recompilations.
+# Specialising on sizes would only cost recompilations.
 _UNSPECIALIZED = ('height', 'width', 'out_width', 'pixels', 'samples')
 
 
 @triton.jit
 def _axis(position, size):
-    """Along one axis: the pixel before each position, how far behind it the
-    position lies (NaN stays), and whether it can move the sample at all.
+    """Along one axis: the pixel before each position, the distance from it
+    (NaN stays), and whether the position can affect the sample at all.
 
-    As in the reference, positions outside [-1, size] are moved there.
+    As in the reference, positions outside [-1, size] are clamped.
     """
     free = (position >= -1) & (position <= size)
     position = tl.where(position < -1, -1.0, position)
@@ -268,8 +268,8 @@ def _keys(
     TAPS: tl.constexpr, GEOMETRY: tl.constexpr,
     SUM: tl.constexpr, INDEX: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
-    """The upper left pixel of each sample, counted over all feature
-    maps with a border of one; one more than all for samples outside."""
+    """The upper left pixel of each sample, numbered over all feature
+    maps with a border of one; the total for samples outside."""
     at = tl.program_id(0).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
     p = (at % pixels).to(INDEX)
     tap = (at // pixels % TAPS).to(INDEX)
@@ -341,7 +341,7 @@ def _image_gradient(
 
 
 def _rows(x: Tensor) -> Tensor:
-    """Its own memory in channels_last format, else a copy."""
+    """The tensor itself if in channels_last format, else a copy."""
     return x.contiguous(memory_format=torch.channels_last)
 
 
@@ -419,7 +419,7 @@ def forward(
         * triton.cdiv(channels, tile['BLOCK_C'])
     )
     if programs:
-        # Tensors of one device, which need not be the current one.
+        # The tensors share a device, which need not be the current one.
         with torch.cuda.device_of(x):
             _forward[(programs,)](
                 image=x,

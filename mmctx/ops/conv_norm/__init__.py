@@ -15,13 +15,13 @@ __all__ = ['add_conv_norm', 'apply_conv_norm']
 def apply_conv_norm(x: Tensor, conv: nn.Module, norm: nn.Module) -> Tensor:
     r""":math:`\mathrm{Norm}(\mathrm{Conv}(x))`.
 
-    Evaluation in float32 on a CPU takes a batch norm into the weights of a
-    1 x 1 convolution, which is one matrix product then.
+    Float32 inference on a CPU folds a batch norm into a 1 x 1 convolution,
+    which is then one matrix product.
 
     Args:
         x (Tensor): (N, C, H, W).
         conv (nn.Module): The convolution.
-        norm (nn.Module): The norm behind it.
+        norm (nn.Module): The norm that follows it.
 
     Returns:
         Tensor: (N, C_out, H', W').
@@ -40,8 +40,8 @@ def add_conv_norm(
 
     .. math:: x + s \cdot \mathrm{Norm}(\mathrm{Conv}(b))
 
-    Evaluation in float32 on a CPU adds the product of
-    :func:`apply_conv_norm` to the shortcut as it is computed.
+    Float32 inference on a CPU accumulates the product of
+    :func:`apply_conv_norm` onto the shortcut.
 
     Args:
         x (Tensor): Output of the shortcut, (N, C_out, H', W').
@@ -55,5 +55,5 @@ def add_conv_norm(
         Tensor: As ``x``.
     """
     branch = layers(branch)
-    # In the place of the norm's output, as in torchvision's ResNet.
+    # In-place on the norm's output, as in torchvision's ResNet.
     return (branch if scale is None else branch * scale).add_(x)

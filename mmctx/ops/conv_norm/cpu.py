@@ -1,9 +1,9 @@
 """A 1 x 1 convolution with its norm as a product, for inference on a CPU.
 
-oneDNN's convolution copies feature maps into a layout of its own and back, so
-that a network's widest feature map is there three times with its norm. For
-BLAS, the convolution is a product for each image, added to what the output
-holds: the norm's shift, or a shortcut.
+oneDNN's convolution copies feature maps into its own layout and back, so that
+with its norm a network's widest feature map exists three times. For BLAS, the
+convolution is one product per image, added to what the output holds: the
+norm's shift, or a shortcut.
 """
 
 from typing import Optional
@@ -15,7 +15,7 @@ from torch.nn.utils.fusion import fuse_conv_bn_weights
 
 from ..folding import refuse_norm
 
-#: Fewer pixels of all images and the norm costs less than its folding.
+#: With fewer pixels in the batch, the norm costs less than folding it.
 MIN_PIXELS = 1024
 
 
@@ -27,14 +27,14 @@ def refuse(x, conv, norm) -> Optional[str]:
         or conv.padding != (0, 0)
         or conv.groups != 1
     ):
-        return 'the layer is no ordinary 1 x 1 convolution'
+        return 'the layer is not an ordinary 1 x 1 convolution'
     reason = refuse_norm(norm)
     if reason is not None:
         return reason
     if x.dim() != 4 or not x.is_contiguous():
-        return 'pixels of a channel are not side by side'
+        return 'the pixels of a channel are not contiguous'
     if x.numel() < x.shape[1] * max(conv.in_channels, MIN_PIXELS):
-        return 'to change the weight takes longer than to norm the output'
+        return 'folding the weight takes longer than the norm'
     return None
 
 
@@ -43,9 +43,9 @@ def refuse_sum(x, branch, layers, scale=None) -> Optional[str]:
     if scale is not None:
         return 'the branch has a scale'
     if not isinstance(layers, nn.Sequential) or len(layers) != 2:
-        return 'the layers are no pair of convolution and norm'
+        return 'the layers are not a convolution and its norm'
     if not x.is_contiguous():
-        return 'pixels of a channel are not side by side'
+        return 'the pixels of a channel are not contiguous'
     return refuse(branch, *layers)
 
 

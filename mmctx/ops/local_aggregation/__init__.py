@@ -62,19 +62,18 @@ def local_aggregation(
         kernel_size (int): Odd side K of the neighbourhood.
         backend (str, optional): 'reference' (the sum as written), 'cpu' (in
             place, by operators of PyTorch) or 'triton' (kernels for GPUs),
-            all differentiable any number of times. Defaults to the best that
-            the circumstances allow; a device without Triton takes 'cpu',
-            too.
+            all differentiable any number of times. Defaults to the fastest
+            available; a device without Triton takes 'cpu', too.
 
     Returns:
-        Tensor: (N, C, H, W) in the dtype of ``value``. Sums are taken in
-        float32, or float64 where an input has it; half-precision inputs may
-        be mixed with float32 ones, as under autocast.
+        Tensor: (N, C, H, W) in the dtype of ``value``. Sums are computed in
+        float32, or float64 where an input has it; half-precision inputs may be
+        mixed with float32 ones, as under autocast.
 
     Raises:
         TypeError: An input is not floating point.
         ValueError: A shape, ``kernel_size`` or ``backend`` is not as above,
-            or the backend cannot run where it is asked for.
+            or the backend cannot run here.
     """
     _check(value, weight, kernel_size)
     backend = backend or _choose_backend(value, weight)

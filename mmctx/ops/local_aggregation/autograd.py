@@ -1,4 +1,4 @@
-"""The custom operators behind the interface, and their gradients."""
+"""The custom operators of the interface, and their gradients."""
 
 import importlib
 
@@ -10,7 +10,7 @@ from .reference import local_aggregation_reference
 
 
 def _module(backend: str):
-    """The module of a backend; Triton is imported at its first use."""
+    """The module of a backend; imports Triton at its first use."""
     return importlib.import_module(f'.{backend}', __package__)
 
 

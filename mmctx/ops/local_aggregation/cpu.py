@@ -4,9 +4,9 @@ In a flattened feature map, the neighbour at (dy, dx) of every pixel lies
 ``dy * W + dx`` positions ahead, so that each tap is one multiply-add of two
 contiguous slices, accumulated in place. A shift by dx wraps around the ends of
 rows; zeroing the dx columns that wrap, once per dx, makes the result exact.
-Images and weight channels are taken in slices that stay in the cache. Beside
-inputs and output that takes K - 1 copies of a slice, where ``unfold`` takes
-K * K of the feature map.
+Images and weight channels are taken in slices that stay in cache. Beyond
+inputs and output that takes K - 1 copies of a slice, where ``unfold`` takes K
+* K of the feature map.
 """
 
 from collections.abc import Iterator
@@ -16,7 +16,7 @@ from torch import Tensor
 
 from ..precision import accumulation_dtype
 
-#: Elements of a slice of the value, to a thread.
+#: Elements per thread in a slice of the value.
 SLICE = 1 << 19
 
 
@@ -38,7 +38,7 @@ def _group(x: Tensor, groups: int) -> Tensor:
 
 
 def _slices(grouped: Tensor) -> Iterator[tuple[slice, slice]]:
-    """Images and weight channels that are computed at a time."""
+    """Images and weight channels that are computed together."""
     images, share, groups = grouped.shape[:3]
     size = SLICE * torch.get_num_threads()
     per_group = max(share * grouped[0, 0, 0].numel(), 1) if images else 1
@@ -63,8 +63,8 @@ def _taps(
 ) -> Iterator[tuple[int, int, slice, slice]]:
     """Tap, dx, and the slices of pixels and of their neighbours.
 
-    Pixels whose neighbour lies above or below the feature map are left out,
-    and so are taps that reach over all of it.
+    Pixels whose neighbour lies above or below the feature map are left out, as
+    are taps that reach beyond all of it.
     """
     radius = kernel_size // 2
     size = height * width
@@ -116,7 +116,7 @@ def backward(
     grad_value = torch.zeros_like(source).flatten(3)
     grad_weight = torch.zeros_like(factors)
     for images, groups in _slices(source):
-        # Pixels whose neighbour at dx lies outside give nothing: their
+        # Pixels whose neighbour at dx lies outside add nothing: their
         # columns are those that a read at -dx wraps to.
         rows = _shifted(grad[images, :, groups], kernel_size, -1)
         values = source[images, :, groups].flatten(3)

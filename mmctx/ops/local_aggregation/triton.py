@@ -1,17 +1,17 @@
 """Local aggregation as Triton kernels: forward and both gradients.
 
-Bytes. With b bytes an element and S channels to a weight (CoT: S = 8), each
+Traffic. With b bytes per element and S channels per weight (CoT: S = 8), each
 output element needs 2 b for value and output and K * K / S * b for its share
-of the weights: at K = 3 and S = 8 that is 3.125 b. The work on them is
-2 * K * K operations, far below what the device does in that time, so memory
-decides, and the kernels are built to touch main memory once per element:
+of the weights: at K = 3 and S = 8 that is 3.125 b. The work on them is 2 * K *
+K operations, far fewer than the device could do in that time, so memory is the
+limit, and the kernels are built to touch main memory once per element:
 
 - A program takes a rectangle of pixels, a block of weight channels, and *all*
   channels that share them. It loads each weight once and uses it S times from
   registers (beyond eight channels, once for every eight).
 - The K * K shifted reads of the values overlap, so all but the rectangle's rim
-  come from the first cache; a rectangle, because a strip of one row would
-  fetch every row K times from the second.
+  come from L1; a rectangle, because a strip of one row would fetch every row
+  K times from L2.
 - Elements that lie next to each other in memory go to threads next to each
   other: channels for channels_last, columns for contiguous feature maps.
   Strides are arguments, so neither format, nor a view, is ever copied. In
@@ -23,7 +23,7 @@ decides, and the kernels are built to touch main memory once per element:
   rather than from timings, so repeats are equal to the bit, between processes
   too.
 
-Sums are taken in float32, or in float64 where an input has it. Set
+Sums are computed in float32, or in float64 where an input has it. Set
 ``TRITON_INTERPRET=1`` before Python starts to run the kernels on CPU tensors.
 """
 
@@ -41,15 +41,15 @@ CHANNELS_LAST_PIXELS = (8, 8)
 CHANNELS_LAST_BYTES = 32
 CONTIGUOUS_PIXELS = 256
 CONTIGUOUS_COLUMNS = 64
-#: Elements of a channel block to a thread, and channels of one weight that are
+#: Elements of a channel block per thread, and channels of one weight that are
 #: summed at a time.
 PER_THREAD = 4
 MOST_SHARES = 8
 
 # A row stride that Triton knows to be a multiple of 16 makes it give each
 # thread several neighbouring columns of a contiguous feature map, which the
-# reads shifted by one column then fetch one by one. Sizes would only cost
-# recompilations.
+# reads shifted by one column then fetch one by one. Specialising on sizes
+# would only cost recompilations.
 _UNSPECIALIZED = (
     'height',
     'width',
@@ -262,8 +262,8 @@ def _tile(x: Tensor, groups: int) -> dict:
 def _launch(kernel, maps: tuple, weight: Tensor, tensors: tuple, **flags):
     """Run a kernel on ``tensors``, of which ``maps`` are (N, C, H, W).
 
-    Row strides of maps are passed in units of 16 elements where that can be,
-    which lets the compiler read several channels at once.
+    Row strides of feature maps are passed in units of 16 elements where
+    possible, which lets the compiler read several channels at once.
     """
     n, c, height, width = maps[-1].shape
     groups, taps = weight.shape[1:3]
@@ -284,7 +284,7 @@ def _launch(kernel, maps: tuple, weight: Tensor, tensors: tuple, **flags):
         * triton.cdiv(height, tile['BLOCK_Y'])
         * triton.cdiv(width, tile['BLOCK_X'])
     )
-    # Tensors of one device, which need not be the current one.
+    # The tensors share a device, which need not be the current one.
     with torch.cuda.device_of(maps[-1]):
         kernel[(programs,)](
             *tensors,

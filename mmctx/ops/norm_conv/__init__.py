@@ -1,4 +1,4 @@
-"""A norm and the 1 x 1 convolution behind it."""
+"""A norm and the 1 x 1 convolution after it."""
 
 from collections.abc import Sequence
 from typing import Optional
@@ -21,8 +21,8 @@ def norm_conv(
 ) -> tuple[Tensor, ...]:
     """Split the channels of ``conv(norm(x))``.
 
-    Evaluation in float32 on a CPU folds a batch norm into the convolution and
-    computes each part as a feature map of its own: a convolution behind it
+    Float32 inference on a CPU folds a batch norm into the convolution and
+    computes each part as a feature map of its own: a following convolution
     would copy a slice of channels.
 
     Args:

@@ -9,7 +9,7 @@ from ..folding import fold_batch_norm, refuse_folding
 
 
 def refuse(x, norm, conv, sizes) -> Optional[str]:
-    """Why these layers are called one after the other."""
+    """Why these layers are called one by one."""
     if x.dim() != 4:
         return 'the input is not a batch of feature maps'
     if sum(sizes) != getattr(conv, 'out_channels', None):

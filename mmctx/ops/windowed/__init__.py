@@ -23,13 +23,13 @@ def windowed(
     """Apply a function to every window of a feature map.
 
     Windows tile the feature map from its upper left corner; its right and its
-    bottom border cut them off. Evaluation in float32 on a CPU takes a few
-    windows at a time, so that they stay in the cache.
+    bottom border cut them off. Float32 inference on a CPU takes a few windows
+    at a time, so that they stay in cache.
 
     Args:
-        function (Callable): From B windows of N images, (N, B, h, w, C), to
-            the same shape, each window on its own. It is called once for
-            each size of windows, or for parts of them.
+        function (Callable): Maps B windows of N images, (N, B, h, w, C), to
+            the same shape, each window independently. It is called once per
+            window size, or for parts of the windows.
         x (Tensor): (N, H, W, C).
         size (int): Side of a window that is not cut off.
         *layers (nn.Module): All layers that the function calls.

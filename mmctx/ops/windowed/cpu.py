@@ -9,8 +9,8 @@ from torch import Tensor
 
 from .windows import tile
 
-#: Tokens per thread that the function takes at a time: what lies between two
-#: layers then stays in a core's cache.
+#: Tokens per thread in a call: intermediate results then stay in a core's
+#: cache.
 TOKENS = 4096
 
 

@@ -26,7 +26,7 @@ class Windows(NamedTuple):
     def view(self, x: Tensor) -> Tensor:
         """The rectangle (N, H, W, C) as (N, rows, columns, h, w, C).
 
-        Values that are written there are written into the feature map.
+        Writing to it writes to the feature map.
         """
         bottom = self.top + self.rows * self.height
         right = self.left + self.columns * self.width
@@ -45,7 +45,7 @@ class Windows(NamedTuple):
         return x.flatten(3, 4).flatten(1, 2)
 
     def bands(self, rows: int) -> Iterator['Windows']:
-        """The same windows, up to so many rows of them at a time."""
+        """The same windows, up to this many rows of them at a time."""
         for first in range(0, self.rows, rows):
             yield self._replace(
                 top=self.top + first * self.height,
@@ -65,7 +65,7 @@ def tile(height: int, width: int, size: int) -> list[list[Windows]]:
 
     Returns:
         list[list[Windows]]: Up to two rows of up to two rectangles: whole
-        windows, and those that the right and the bottom border cut off.
+        windows, and those that the right and bottom borders cut off.
     """
     return [
         [

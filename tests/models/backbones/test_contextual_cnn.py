@@ -266,9 +266,9 @@ def test_padding(kind):
 def test_wrong_valid_sizes():
     model = build_tiny('ContextualResNet')
     x = image(2, 3, 32, 32)
-    for given in (torch.ones(2, 2), torch.ones(2).long()):
+    for sizes in (torch.ones(2, 2), torch.ones(2).long()):
         with pytest.raises(ValueError, match=r'integers of shape \(2, 2\)'):
-            model(x, valid_sizes=given)
+            model(x, valid_sizes=sizes)
 
 
 def test_a_contextual_first_stage_sees_all_classes():

@@ -165,7 +165,7 @@ def patch_sizes(model):
 
 
 @pytest.mark.parametrize(
-    'given, sizes, last',
+    'arrangement, sizes, last',
     [
         ((7, 14), [[7, 14], [7, 14]], [[7, 7], [7, 7]]),
         ((7, 7), [[7, 7], [7, 7]], [[7, 7], [7, 7]]),
@@ -174,10 +174,10 @@ def patch_sizes(model):
         (((3,), [5, 9]), [[3], [5, 9]], [[3], [5, 7]]),
     ],
 )
-def test_patch_arrangements(given, sizes, last):
+def test_patch_arrangements(arrangement, sizes, last):
     """Table 9."""
     with torch.device('meta'):
-        model = get_backbone('contnet_m', patch_sizes=given)
+        model = get_backbone('contnet_m', patch_sizes=arrangement)
     assert patch_sizes(model) == [sizes] * 3 + [last]
 
 

@@ -19,11 +19,11 @@ def make_model(**options):
 
 
 def samples(scores=None):
-    found = [DataSample().set_gt_label(i) for i in range(4)]
+    labelled = [DataSample().set_gt_label(i) for i in range(4)]
     if scores is not None:
-        for sample, score in zip(found, scores):
+        for sample, score in zip(labelled, scores):
             sample.set_gt_score(score)
-    return found
+    return labelled
 
 
 @pytest.mark.parametrize('selection', ['rerank', 'reduce'])
@@ -50,8 +50,10 @@ def test_predictions():
     considered = model.backbone(x).considered[-1]
     logits = model(x)
     assert torch.equal(logits.isfinite(), considered)
-    found = model(x, samples(), mode='predict')
-    assert [s.pred_label.item() for s in found] == logits.argmax(1).tolist()
+    predictions = model(x, samples(), mode='predict')
+    assert [s.pred_label.item() for s in predictions] == logits.argmax(
+        1
+    ).tolist()
     released = make_model().eval()
     assert released(x).isfinite().all()
 

@@ -192,9 +192,9 @@ def test_scores_in_single_precision(dtype):
     x = torch.randn(2, 8, 4, 4).to(dtype)
     expected = scores_of(layers, 0, x.float())
     with torch.autocast('cpu', dtype=dtype):
-        found = scores_of(layers, 0, x)
-    assert found.dtype == torch.float32
-    torch.testing.assert_close(found, expected)
+        result = scores_of(layers, 0, x)
+    assert result.dtype == torch.float32
+    torch.testing.assert_close(result, expected)
     assert scores_of(layers.to(dtype), 0, x).dtype == torch.float32
 
 

@@ -274,9 +274,9 @@ def test_half_precision(position, dtype):
     with torch.autocast('cpu', dtype=dtype):
         rounded = encoder(x)
     assert (rounded - exact).norm() / exact.norm() < 0.03
-    found = encoder.to(dtype)(x.to(dtype))
-    assert found.dtype == dtype
-    assert (found - exact).norm() / exact.norm() < 0.03
+    result = encoder.to(dtype)(x.to(dtype))
+    assert result.dtype == dtype
+    assert (result - exact).norm() / exact.norm() < 0.03
 
 
 @pytest.mark.parametrize(

@@ -75,10 +75,10 @@ def by_hand(scores, target, masks, smoothing):
             if i > 0:
                 classes = mask[n].nonzero().flatten().tolist()
             log_prob = dict(zip(classes, row[classes].log_softmax(0)))
-            wanted = dict.fromkeys(classes, smoothing / len(classes))
+            smoothed = dict.fromkeys(classes, smoothing / len(classes))
             if i == 0:
                 for c in classes:
-                    wanted[c] += (1 - smoothing) * target[n, c].item()
+                    smoothed[c] += (1 - smoothing) * target[n, c].item()
             else:
                 main, mixed, share = shares[n]
                 out[n] = out[n] or main not in classes
@@ -86,14 +86,14 @@ def by_hand(scores, target, masks, smoothing):
                     continue
                 if mixed not in classes:
                     share = 1.0
-                wanted[main] += (1 - smoothing) * share
+                smoothed[main] += (1 - smoothing) * share
                 if share < 1:
-                    wanted[mixed] += (1 - smoothing) * (1 - share)
-                    share = wanted[main] / (wanted[main] + wanted[mixed])
+                    smoothed[mixed] += (1 - smoothing) * (1 - share)
+                    share = smoothed[main] / (smoothed[main] + smoothed[mixed])
                 else:
                     single += 1
                 shares[n] = main, mixed, share
-            terms.append(-sum(wanted[c] * log_prob[c] for c in classes))
+            terms.append(-sum(smoothed[c] * log_prob[c] for c in classes))
         mean = sum(terms) / len(terms) if terms else torch.tensor(0.0)
         losses.append((1 if i == 3 else 0.15) * (mean.item() + 1e-6))
     return losses, sum(out), single
@@ -111,8 +111,8 @@ def test_mixed_targets_at_any_rank(smoothing, selection):
             make_mix(seed),
         )
         expected, lost, alone = by_hand(scores, target, masks, smoothing)
-        found = criterion.stage_losses(scores, target, masks)
-        assert [v.item() for v in found] == pytest.approx(expected, rel=1e-9)
+        losses = criterion.stage_losses(scores, target, masks)
+        assert [v.item() for v in losses] == pytest.approx(expected, rel=1e-9)
         left_out, single = left_out + lost, single + alone
     assert left_out > 40 and single > 40, 'both rules were needed'
 
@@ -146,8 +146,8 @@ def test_labels_when_no_class_is_dropped(smoothing):
     ]
     criterion = ProgressiveLoss(alpha=0.3, label_smooth=smoothing)
     for masks in (None, make_masks(scores)):
-        found = criterion.stage_losses(scores, labels, masks)
-        assert [v.item() for v in found] == pytest.approx(expected)
+        losses = criterion.stage_losses(scores, labels, masks)
+        assert [v.item() for v in losses] == pytest.approx(expected)
         assert criterion(scores, labels, masks).item() == pytest.approx(
             sum(expected)
         )
@@ -157,7 +157,7 @@ def test_labels_among_fewer_and_fewer_classes():
     """Eq. 1: a label that was dropped counts no more."""
     scores, masks = scores_and_masks(1, 'reduce')
     labels = torch.tensor([2, 4, 6, 8, 10, 1])
-    found = ProgressiveLoss(alpha=1.0).stage_losses(scores, labels, masks)
+    losses = ProgressiveLoss(alpha=1.0).stage_losses(scores, labels, masks)
     for i, (score, mask) in enumerate(zip(scores, masks)):
         terms = [
             -score[n][mask[n]].log_softmax(0)[mask[n][:y].sum()]
@@ -167,7 +167,7 @@ def test_labels_among_fewer_and_fewer_classes():
             if mask is None or mask[n, y]
         ]
         mean = torch.stack(terms).mean() if terms else torch.tensor(0.0)
-        assert found[i].item() == pytest.approx(mean.item() + 1e-6), i
+        assert losses[i].item() == pytest.approx(mean.item() + 1e-6), i
 
 
 def test_lost_labels_give_no_gradient():
@@ -217,9 +217,9 @@ def test_reads_no_value_back(mixed):
 def test_one_stage():
     """A network without contextual stages has an ordinary classifier."""
     (scores, *_), labels = make_scores(4), torch.arange(6)
-    found = ProgressiveLoss()([scores], labels)
+    loss = ProgressiveLoss()([scores], labels)
     expected = F.cross_entropy(scores, labels).item() + 1e-6
-    assert found.item() == pytest.approx(expected)
+    assert loss.item() == pytest.approx(expected)
 
 
 def test_wrong_arguments():

@@ -150,9 +150,9 @@ def test_batch_statistics_are_each_ones_own():
 def test_loss_is_that_of_the_views_one_by_one():
     model = build().eval()
     views = make_views()
-    given = [view.clone() for view in views]
+    originals = [view.clone() for view in views]
     loss = model.loss(views)['loss']
-    assert all(torch.equal(a, b) for a, b in zip(views, given))
+    assert all(torch.equal(a, b) for a, b in zip(views, originals))
 
     def logits(network, view):
         pooled = network['neck'](network['backbone'](view))[0]
