@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-import mmctx
+import mmctx.ops
 from mmctx.engine import cli
 
 AMP_DTYPES = {'bf16': torch.bfloat16, 'fp16': torch.float16}
@@ -17,7 +17,9 @@ CLASSES = 1000
 
 
 class Plain(torch.nn.Module):
-    """A model of mmctx on plain operators, attention logits in memory.
+    """A model of mmctx on reference implementations of operators.
+
+    The logits of attention are in memory.
 
     Args:
         model (nn.Module): The model.
@@ -28,8 +30,7 @@ class Plain(torch.nn.Module):
         self.model = model
 
     def forward(self, x):
-        # With gradients enabled, no layer takes its inference path.
-        with sdpa_kernel(SDPBackend.MATH), torch.enable_grad():
+        with sdpa_kernel(SDPBackend.MATH), mmctx.ops.reference():
             return self.model(x)
 
 

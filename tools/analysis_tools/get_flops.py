@@ -54,9 +54,10 @@ def count_multiply_adds(run):
     counted with the rest, and under :data:`ATTENTION` once more.
     """
     counter = FlopCounterMode(display=False, custom_mapping=FORMULAS)
-    # Gradients stay enabled: without them, evaluation on a CPU takes fused
-    # operators that the counter does not know.
-    with counter:
+    # Fused operators do not stand in where a counter observes; those of
+    # FORMULAS do, and are one operator each, which reference implementations
+    # are not.
+    with torch.no_grad(), counter:
         run()
     counts = counter.get_flop_counts()
     attention = (
