@@ -1,6 +1,6 @@
 """CoaT and CoaT-Lite."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any, NamedTuple, Optional, Union
 
 import torch
@@ -139,20 +139,11 @@ class SerialBlock(nn.Module):
         The blocks of ``stage`` share its position encodings.
         """
         tokens = Tokens(stage.position_encoding(x), token)
-        branch = self.attention(*self.norm1(*tokens), stage.relative_encoding)
-        tokens = tokens.plus(branch, self.drop_path(x))
+        keep = self.drop_path(x)
+        tokens = tokens.plus(
+            self.attention(*self.norm1(*tokens), stage.relative_encoding), keep
+        )
         return self.feed(*tokens, self.mlp)
-
-
-class Blocks(Stage):
-    """Consecutive blocks that share their last argument."""
-
-    def forward(self, *args) -> tuple[Tensor, ...]:
-        """Takes the tensors of a block and the shared argument."""
-        *tensors, shared = args
-        for block in self:
-            tensors = self._run(block, *tensors, shared)
-        return tuple(tensors)
 
 
 class CoaTStage(nn.Module):
@@ -161,18 +152,22 @@ class CoaTStage(nn.Module):
     Args:
         embedding (nn.Module): Embeds the feature map of the stage before.
         channels (int): Channels C.
-        blocks (Blocks): The blocks.
+        blocks (Iterable[SerialBlock]): The blocks.
         position_encoding (bool): Build the encoding that starts each block.
         relative_position_encoding (bool): Build that of the attention.
+        with_cp (bool): As in :class:`Stage`.
     """
+
+    _run = Stage._run
 
     def __init__(
         self,
         embedding: nn.Module,
         channels: int,
-        blocks: Blocks,
+        blocks: Iterable[SerialBlock],
         position_encoding: bool,
         relative_position_encoding: bool,
+        with_cp: bool,
     ) -> None:
         super().__init__()
         self.embedding = embedding
@@ -187,13 +182,16 @@ class CoaTStage(nn.Module):
             if relative_position_encoding
             else None
         )
-        self.blocks = blocks
+        self.blocks = nn.ModuleList(blocks)
+        self.with_cp = with_cp
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """(N, C_in, H, W) to a feature map and a class token (N, 1, C)."""
         x = self.embedding(x)
         token = self.cls_token.expand(len(x), -1, -1)
-        return self.blocks(x, token, self)
+        for block in self.blocks:
+            x, token = self._run(block, x, token, self)
+        return x, token
 
 
 def _resize(tokens: Tokens, size: Sequence[int]) -> Tokens:
@@ -257,31 +255,31 @@ class ParallelBlock(nn.Module):
                 of the network, whose position encodings all blocks share.
         """
         *tensors, stages = args
-        tokens, normed, encodings = {}, {}, {}
+        tokens, encodings = {}, {}
         for i, s in enumerate(self.scales):
             x, token = tensors[2 * i : 2 * i + 2]
             stage = stages[int(s) - 1]
             tokens[s] = Tokens(stage.position_encoding(x), token)
-            normed[s] = Tokens(*self.norm1[s](*tokens[s]))
             encodings[s] = stage.relative_encoding
         exchange = self._attend_across if self.is_cross else self._attend
-        branches = exchange(normed, encodings)
+        branches = exchange(tokens, encodings)
         out = []
         for s in self.outputs:
-            branch, keep = branches[s], self.drop_path(tokens[s].map)
-            out += self.feed[s](*tokens[s].plus(branch, keep), self.mlp)
+            keep = self.drop_path(x)
+            mixed = tokens.pop(s).plus(branches.pop(s), keep)
+            out += self.feed[s](*mixed, self.mlp)
         return tuple(out)
 
     def _attend(
         self,
-        normed: dict[str, Tokens],
+        tokens: dict[str, Tokens],
         encodings: dict[str, Optional[nn.Module]],
     ) -> dict[str, Tokens]:
         """Attention in each scale, then the sum over resized scales."""
         branches = {}
         for s in self.scales:
-            attended = self.attention[s](*normed[s], encodings[s])
-            branches[s] = Tokens(*attended)
+            normed = self.norm1[s](*tokens[s])
+            branches[s] = Tokens(*self.attention[s](*normed, encodings[s]))
         if not self.is_mixed:
             return branches
         mixed = {}
@@ -293,27 +291,25 @@ class ParallelBlock(nn.Module):
 
     def _attend_across(
         self,
-        normed: dict[str, Tokens],
+        tokens: dict[str, Tokens],
         encodings: dict[str, Optional[nn.Module]],
     ) -> dict[str, Tokens]:
         """Attention of each scale to the resized keys and values of all."""
-        projected = {
-            s: self.attention[s].qkv(join(*normed[s])) for s in self.scales
-        }
-        branches = {}
+        projected, sizes, branches = {}, {}, {}
+        for s in self.scales:
+            normed = join(*self.norm1[s](*tokens[s]))
+            projected[s] = self.attention[s].qkv(normed).chunk(3, dim=2)
+            sizes[s] = tokens[s].map.shape[2:]
         for s in self.outputs:
-            size = normed[s].map.shape[2:]
-            q, k, v = projected[s].chunk(3, dim=2)
-            sources = [(q, k, v)]
+            sources = [projected[s]]
             for other in OTHERS[s]:
-                own_size = normed[other].map.shape[2:]
-                _, *others = projected[other].chunk(3, dim=2)
                 k, v = (
-                    join(*_resize(Tokens(*split(t, own_size)), size))
-                    for t in others
+                    join(*_resize(Tokens(*split(t, sizes[other])), sizes[s]))
+                    for t in projected[other][1:]
                 )
-                sources.append((q, k, v))
-            branches[s] = self.attention[s](sources, size, encodings[s])
+                sources.append((projected[s][0], k, v))
+            attended = self.attention[s](sources, sizes[s], encodings[s])
+            branches[s] = Tokens(*attended)
         return branches
 
 
@@ -379,6 +375,8 @@ class CoaT(ContextBackbone):
         )
     }
 
+    _run = Stage._run
+
     def __init__(
         self,
         arch: Union[str, dict] = 'lite_small',
@@ -430,6 +428,7 @@ class CoaT(ContextBackbone):
                 self._make_serial_blocks(arch, i, drop_path_rate),
                 position_encoding,
                 relative_position_encoding,
+                self.with_cp,
             )
             self.stages.append(stage)
         self._make_parallel_part(arch, co_scale, drop_path_rate)
@@ -452,17 +451,14 @@ class CoaT(ContextBackbone):
 
     def _make_serial_blocks(
         self, arch: dict, stage: int, drop_path: float
-    ) -> Blocks:
-        blocks = (
-            SerialBlock(
+    ) -> Iterable[SerialBlock]:
+        for _ in range(arch['serial_depths'][stage]):
+            yield SerialBlock(
                 arch['embed_dims'][stage],
                 arch['mlp_ratios'][stage],
                 self.norm_cfg,
                 drop_path,
             )
-            for _ in range(arch['serial_depths'][stage])
-        )
-        return Blocks(*blocks, with_cp=self.with_cp)
 
     def _make_parallel_part(
         self, arch: dict, co_scale: str, drop_path: float
@@ -471,7 +467,7 @@ class CoaT(ContextBackbone):
         scales = [str(i + 1) for i in self.scales]
         outputs = [str(i + 1) for i in self.parallel_outputs]
         depth = arch['parallel_depth'] if scales else 0
-        blocks = (
+        self.parallel = nn.ModuleList(
             ParallelBlock(
                 arch['embed_dims'][-1],
                 arch['mlp_ratios'][-1],
@@ -483,7 +479,6 @@ class CoaT(ContextBackbone):
             )
             for i in range(depth)
         )
-        self.parallel = Blocks(*blocks, with_cp=self.with_cp)
 
     def _reset_parameters(self) -> None:
         for module in self.modules():
@@ -514,7 +509,8 @@ class CoaT(ContextBackbone):
             if hasattr(self.stages[i], 'unshard'):
                 # FSDP2: the parallel blocks call the stage's encodings.
                 self.stages[i].unshard()
-        parallel = self.parallel(*parallel, self.stages)
+        for block in self.parallel:
+            parallel = self._run(block, *parallel, self.stages)
         for k, i in enumerate(self.parallel_outputs):
             tokens[i] = parallel[2 * k : 2 * k + 2]
         out = []

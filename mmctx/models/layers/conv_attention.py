@@ -171,26 +171,33 @@ class ConvAttention(nn.Module):
         encoding: Optional[nn.Module] = None,
     ) -> Tensor:
         """Eq. 8 for queries, keys and values (N, L, C) of joined tokens."""
+        # Channel by channel, heads and convolutions need no further copies.
+        q, k, v = q.mT.contiguous(), k.mT, v.mT.contiguous()
         summary = self.scale * self.summarise(k, v)
-        queries = q.unflatten(2, self.heads)
-        out = torch.einsum('nlhc,nhcd->nlhd', queries, summary.to(q.dtype))
-        out = out.flatten(2)
-        if encoding is None:
-            return out
-        encoded = encoding(split(q, size)[0], split(v, size)[0])
-        encoded = join(encoded, None)
-        # A class token, in front, has no position.
-        return out + F.pad(encoded, (0, 0, q.shape[1] - encoded.shape[1], 0))
+        out = summary.to(q.dtype) @ q.unflatten(1, self.heads)
+        out = out.flatten(1, 2)
+        if encoding is not None:
+            # A class token, in front, has no position.
+            first = q.shape[2] - size[0] * size[1]
+            maps = (
+                q[..., first:].unflatten(2, size),
+                v[..., first:].unflatten(2, size),
+            )
+            out = out + F.pad(encoding(*maps).flatten(2), (first, 0))
+        return out.mT
 
     def summarise(self, k: Tensor, v: Tensor) -> Tensor:
-        """Per head softmax(K)^T V: (N, heads, C_h, C_h), float32 or better."""
+        """V^T softmax(K) of (N, C, L), in float32 or better.
+
+        Returns:
+            Tensor: (N, heads, C / heads, C / heads).
+        """
         dtype = torch.promote_types(k.dtype, torch.float32)
         # Autocast does not know meta tensors.
         device = 'cpu' if k.is_meta else k.device.type
         with torch.autocast(device, enabled=False):
-            weights = k.softmax(1, dtype=dtype).unflatten(2, self.heads)
-            values = v.to(dtype).unflatten(2, self.heads)
-            return torch.einsum('nlhc,nlhd->nhcd', weights, values)
+            weights = k.softmax(2, dtype=dtype).unflatten(1, self.heads)
+            return v.to(dtype).unflatten(1, self.heads) @ weights.mT
 
 
 class CrossScaleAttention(ConvAttention):

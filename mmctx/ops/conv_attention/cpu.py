@@ -80,26 +80,39 @@ def conv_attention(
     encoding: Optional[nn.Module] = None,
 ) -> tuple[Tensor, Tensor]:
     """As the layer's forward, with a class token."""
+    out, token = _attend(layer, x, token, encoding)
+    weight = layer.proj.weight.t().expand(len(x), -1, -1)
+    out = torch.baddbmm(layer.proj.bias, out.mT, weight)
+    out = out.unflatten(1, x.shape[2:]).permute(0, 3, 1, 2)
+    return out, layer.proj(token.mT)
+
+
+def _attend(
+    layer: nn.Module,
+    x: Tensor,
+    token: Tensor,
+    encoding: Optional[nn.Module],
+) -> tuple[Tensor, Tensor]:
+    """Eq. 8: (N, C, H * W) and (N, C, 1)."""
     weight, bias = layer.qkv.weight, layer.qkv.bias
-    q, k, v = _split(_project_pixels(x, weight), bias)
     q_token, k_token, v_token = _split(_project_token(token, weight), bias)
+    q, k, v = _split(_project_pixels(x, weight), bias)
     p = _by_head(layer, _softmax(k, k_token))
+    del k  # The last that holds the projections without their biases.
     length = v.shape[2]
     summary = torch.baddbmm(
         p[..., length : length + 1] * _by_head(layer, v_token).mT,
         p[..., :length],
         _by_head(layer, v).mT,
     )
+    del p
     summary = summary.mul_(layer.scale).mT
     out = torch.bmm(summary, _by_head(layer, q)).view(q.shape)
-    out_token = torch.bmm(summary, _by_head(layer, q_token))
     if encoding is not None:
         values = v.unflatten(2, x.shape[2:])
         out.addcmul_(q, _convolve(encoding, values).flatten(2))
-    weight = layer.proj.weight.t().expand(len(x), -1, -1)
-    out = torch.baddbmm(layer.proj.bias, out.mT, weight)
-    out = out.unflatten(1, x.shape[2:]).permute(0, 3, 1, 2)
-    return out, layer.proj(out_token.view(q_token.shape).mT)
+    token = torch.bmm(summary, _by_head(layer, q_token)).view(q_token.shape)
+    return out, token
 
 
 def _project_pixels(x: Tensor, weight: Tensor) -> Tensor:

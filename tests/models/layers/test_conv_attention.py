@@ -156,12 +156,12 @@ def test_softmax_and_its_product_are_accurate(dtype, autocast):
     nn.init.zeros_(layer.qkv.bias)
     x = torch.randn(1, 16, 200, 334) + 1
     token = torch.randn(1, 1, 16)
-    _, k, v = layer.qkv(join(x, token)).chunk(3, dim=2)
+    _, k, v = layer.qkv(join(x, token)).mT.chunk(3, dim=1)
     exact = layer.summarise(k, v)
     if not autocast:
         layer, x, token = layer.to(dtype), x.to(dtype), token.to(dtype)
     with torch.autocast('cpu', dtype=dtype, enabled=autocast):
-        _, k, v = layer.qkv(join(x, token)).chunk(3, dim=2)
+        _, k, v = layer.qkv(join(x, token)).mT.chunk(3, dim=1)
         summary = layer.summarise(k, v)
         out, _ = layer(x, token)
     assert k.dtype == dtype and summary.dtype == torch.float32
