@@ -267,7 +267,7 @@ class ParallelBlock(nn.Module):
         for s in self.outputs:
             keep = self.drop_path(x)
             mixed = tokens.pop(s).plus(branches.pop(s), keep)
-            out += self.feed[s](*mixed, self.mlp)
+            out.extend(self.feed[s](*mixed, self.mlp))
         return tuple(out)
 
     def _attend(
@@ -505,7 +505,7 @@ class CoaT(ContextBackbone):
             tokens.append((x, token))
         parallel = []
         for i in self.scales:
-            parallel += tokens[i]
+            parallel.extend(tokens[i])
             if hasattr(self.stages[i], 'unshard'):
                 # FSDP2: the parallel blocks call the stage's encodings.
                 self.stages[i].unshard()

@@ -115,9 +115,12 @@ def _resample(x: Tensor, size: Sequence[int]) -> Tensor:
 def _resampling_matrix(old: int, new: int, like: Tensor) -> Tensor:
     """Weights (new, old) of a triangle around each new pixel's centre."""
     step = old / new
-    places = torch.arange(new, device=like.device, dtype=torch.float32)
-    centres = (places + 0.5) * step - 0.5
-    pixels = torch.arange(old, device=like.device, dtype=torch.float32)
+    options = dict(
+        device=like.device,
+        dtype=torch.promote_types(like.dtype, torch.float32),
+    )
+    centres = (torch.arange(new, **options) + 0.5) * step - 0.5
+    pixels = torch.arange(old, **options)
     distances = (pixels - centres.unsqueeze(1)).abs() / max(step, 1)
     weights = (1 - distances).clamp_min(0)
     return (weights / weights.sum(1, keepdim=True)).to(like.dtype)
