@@ -221,10 +221,7 @@ class ConTNet(ContextBackbone):
             last_drop_rate=0.0,
         )
         widths = [arch['stem_channels'] * 2**i for i in range(NUM_STAGES)]
-        super().__init__(
-            [2 * width for width in widths],
-            **kwargs,
-        )
+        super().__init__([2 * width for width in widths], **kwargs)
         self.arch = arch
         self.dense = dense
         if not dense:
@@ -317,13 +314,9 @@ class ConTNet(ContextBackbone):
         self, in_channels: int, out_channels: int, stride: int = 1
     ) -> nn.Conv2d:
         return nn.Conv2d(
-            in_channels,
-            out_channels,
-            1,
-            stride,
-            groups=self.groups,
-            bias=False,
-        )
+            in_channels, out_channels, 1, stride,
+            groups=self.groups, bias=False,
+        )  # fmt: skip
 
     def _conv3x3(
         self, in_channels: int, out_channels: int, stride: int = 1

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from ..dispatch import cpu_variant
 from . import cpu
-from .windows import tile
+from .windows import cut, join, rectangles
 
 __all__ = ['windowed']
 
@@ -37,10 +37,13 @@ def windowed(
     Returns:
         Tensor: (N, H, W, C).
     """
-    rows = [
-        _concatenated([part.join(function(part.cut(x))) for part in row], 2)
-        for row in tile(*x.shape[1:3], size)
-    ]
+    rows = []
+    for row in rectangles(x, size):
+        parts = [
+            join(function(cut(part, h, w)), part.shape[1] // h)
+            for part, h, w in row
+        ]
+        rows.append(_concatenated(parts, 2))
     return _concatenated(rows, 1)
 
 

@@ -7,7 +7,7 @@ import torch
 import torch.nn as nn
 from torch import Tensor
 
-from .windows import tile
+from .windows import cut, rectangles, view
 
 #: Tokens per thread in a call: intermediate results then stay in a core's
 #: cache.
@@ -23,13 +23,13 @@ def windowed(
     """As :func:`mmctx.ops.windowed`."""
     out = torch.empty_like(x, memory_format=torch.contiguous_format)
     tokens = TOKENS * torch.get_num_threads()
-    for windows in chain.from_iterable(tile(*x.shape[1:3], size)):
-        row = windows.columns * windows.height * windows.width
+    parts = (chain.from_iterable(rectangles(t, size)) for t in (x, out))
+    for (source, h, w), (target, *_) in zip(*parts):
+        row = h * source.shape[2]
         images = max(min(tokens // row, len(x)), 1)
-        rows = max(tokens // (images * row), 1)
-        for source, target in zip(x.split(images), out.split(images)):
-            for band in windows.bands(rows):
-                result = function(band.cut(source))
-                view = band.view(target)
-                view.copy_(result.view(view.shape))
+        rows = max(tokens // (images * row), 1) * h
+        for some in zip(source.split(images), target.split(images)):
+            for read, write in zip(*(t.split(rows, 1) for t in some)):
+                windows = view(write, h, w)
+                windows.copy_(function(cut(read, h, w)).reshape(windows.shape))
     return out
