@@ -7,7 +7,7 @@ from .compatibility import check_dependencies
 
 check_dependencies()
 
-from . import datasets, engine  # noqa: E402, F401
+from . import checkpoints, datasets, engine  # noqa: E402, F401
 from .models import *  # noqa: E402, F403
 from .models import __all__ as _models  # noqa: E402
 from .version import __version__  # noqa: E402

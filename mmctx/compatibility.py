@@ -1,4 +1,4 @@
-"""A clear message where a package that mmctx stands on is missing or old."""
+"""Clear errors for missing or outdated dependencies."""
 
 from importlib import import_module
 

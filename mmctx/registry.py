@@ -17,8 +17,8 @@ def register(registry: Registry, name: Optional[str] = None):
 
     Args:
         registry (Registry): A root registry of MMEngine.
-        name (str, optional): The name in configs. Defaults to the name of
-            what is decorated.
+        name (str, optional): The name in configs. Defaults to that of the
+            decorated class.
 
     Raises:
         RuntimeError: The name is already taken by another package.
@@ -44,8 +44,9 @@ def register(registry: Registry, name: Optional[str] = None):
 def register_lazily(registry: Registry, module: str, name: str) -> None:
     """Register a class whose module is imported when a config asks for it.
 
-    So is what subclasses a host's own class, as ``import mmctx`` needs no
-    host. Without the host, building it raises the import's ``ImportError``.
+    For subclasses of an OpenMMLab library's classes, as ``import mmctx`` needs
+    none of these libraries. Without the library, building raises the import's
+    ``ImportError``.
 
     Args:
         registry (Registry): A root registry of MMEngine.

@@ -3,14 +3,17 @@
 import difflib
 import fnmatch
 from dataclasses import dataclass, field
-from typing import Optional
+from typing import Optional, Union
 
 import torch.nn as nn
 from mmengine.model import initialize
 from mmengine.registry import DefaultScope
 
-from mmctx.checkpoints import RELEASED, CheckpointError, load_checkpoint
-from mmctx.models import backbones
+from mmctx.registry import MODELS
+from mmctx.weights.addresses import locate, trust
+from mmctx.weights.fit import fit
+from mmctx.weights.reading import CheckpointError, load_file, unwrap
+from mmctx.weights.released import RELEASED
 
 CLASSIFICATION = 'classification'
 DETECTION = 'detection'
@@ -24,7 +27,6 @@ class ModelSpec:
     """What a name stands for.
 
     Attributes:
-        family (str): File name of the network's family.
         backbone (dict): Config of the backbone.
         tasks (tuple[str]): Tasks with published experiments.
         neck (dict, optional): Config of the classifier's neck;
@@ -36,7 +38,6 @@ class ModelSpec:
             backbone that scores them itself.
     """
 
-    family: str
     backbone: dict
     tasks: tuple[str, ...] = (CLASSIFICATION,)
     neck: Optional[dict] = field(
@@ -55,7 +56,6 @@ class ModelSpec:
 
 def _coat(arch: str, *tasks: str) -> ModelSpec:
     return ModelSpec(
-        'coat',
         dict(type='CoaT', arch=arch),
         (CLASSIFICATION, *tasks),
         neck=None,
@@ -66,7 +66,6 @@ def _coat(arch: str, *tasks: str) -> ModelSpec:
 
 def _container(arch: str, *tasks: str) -> ModelSpec:
     return ModelSpec(
-        'container',
         dict(type='Container', arch=arch),
         (CLASSIFICATION, *tasks),
         neck=dict(type='NormedPooling', in_channels=None),
@@ -79,7 +78,6 @@ def _container(arch: str, *tasks: str) -> ModelSpec:
 
 def _contnet(arch: str, *tasks: str, **options) -> ModelSpec:
     return ModelSpec(
-        'contnet',
         dict(type='ConTNet', arch=arch, **options),
         (CLASSIFICATION, *tasks),
         classifier=dict(dense=False),
@@ -88,7 +86,6 @@ def _contnet(arch: str, *tasks: str, **options) -> ModelSpec:
 
 def _contextual(backbone: str, *tasks: str, **options) -> ModelSpec:
     return ModelSpec(
-        'contextual_cnn',
         dict(type=backbone, **options),
         (CLASSIFICATION, *tasks),
         neck=None,
@@ -100,20 +97,14 @@ def _contextual(backbone: str, *tasks: str, **options) -> ModelSpec:
 _COCO = (CLASSIFICATION, DETECTION, INSTANCE)
 
 _SPECS: dict[str, ModelSpec] = {
-    'cotnet50': ModelSpec('cotnet', dict(type='CoTNet', depth=50), _COCO),
-    'cotnet101': ModelSpec('cotnet', dict(type='CoTNet', depth=101), _COCO),
-    'cotnext50': ModelSpec('cotnet', dict(type='CoTNeXt', depth=50), _COCO),
-    'cotnext101': ModelSpec('cotnet', dict(type='CoTNeXt', depth=101), _COCO),
-    'se_cotnetd_50': ModelSpec(
-        'cotnet', dict(type='SECoTNetD', depth=50), _COCO
-    ),
-    'se_cotnetd_101': ModelSpec(
-        'cotnet', dict(type='SECoTNetD', depth=101), _COCO
-    ),
-    'se_cotnetd_152': ModelSpec('cotnet', dict(type='SECoTNetD', depth=152)),
-    'se_cotnetd_152_320': ModelSpec(
-        'cotnet', dict(type='SECoTNetD', depth=152)
-    ),
+    'cotnet50': ModelSpec(dict(type='CoTNet', depth=50), _COCO),
+    'cotnet101': ModelSpec(dict(type='CoTNet', depth=101), _COCO),
+    'cotnext50': ModelSpec(dict(type='CoTNeXt', depth=50), _COCO),
+    'cotnext101': ModelSpec(dict(type='CoTNeXt', depth=101), _COCO),
+    'se_cotnetd_50': ModelSpec(dict(type='SECoTNetD', depth=50), _COCO),
+    'se_cotnetd_101': ModelSpec(dict(type='SECoTNetD', depth=101), _COCO),
+    'se_cotnetd_152': ModelSpec(dict(type='SECoTNetD', depth=152)),
+    'se_cotnetd_152_320': ModelSpec(dict(type='SECoTNetD', depth=152)),
     'contnet_ti': _contnet('ti'),
     'contnet_s': _contnet('s'),
     'contnet_m': _contnet('m', DETECTION, INSTANCE, SEMANTIC),
@@ -196,13 +187,14 @@ def list_models(
 
 
 def get_backbone(
-    name: str, pretrained: bool = False, **overrides
+    name: str, pretrained: Union[bool, str] = False, **overrides
 ) -> nn.Module:
     """A backbone by name.
 
     Args:
         name (str): One of :func:`list_models`.
-        pretrained (bool): Load the released weights. Defaults to False.
+        pretrained (bool or str): Load the released weights, or those at a
+            path or address. Defaults to False.
         **overrides: Arguments of the backbone's constructor.
 
     Returns:
@@ -217,24 +209,27 @@ def get_backbone(
     """
     cfg = {**get_spec(name).backbone, **overrides}
     if pretrained:
-        cfg['init_cfg'] = dict(
-            type='Pretrained', checkpoint=_released_uri(name)
-        )
-    backbone = getattr(backbones, cfg.pop('type'))(**cfg)
+        address = _address(name, pretrained)
+        cfg['init_cfg'] = dict(type='Pretrained', checkpoint=address)
+    backbone = MODELS.get(cfg.pop('type'))(**cfg)
     if pretrained:
         backbone.init_weights()
     return backbone
 
 
 def get_model(
-    name: str, pretrained: bool = False, num_classes: int = 1000, **overrides
+    name: str,
+    pretrained: Union[bool, str] = False,
+    num_classes: int = 1000,
+    **overrides,
 ) -> nn.Module:
     """An image classifier by name.
 
     Args:
         name (str): One of :func:`list_models`.
-        pretrained (bool): Load the released weights; with another number of
-            classes than 1000, all but the classifier's. Defaults to False.
+        pretrained (bool or str): Load the released weights, or those of a
+            classifier at a path or address; where it has another number of
+            classes, all but the head's. Defaults to False.
         num_classes (int): Number of classes. Defaults to 1000.
         **overrides: Arguments of the backbone's constructor.
 
@@ -250,7 +245,7 @@ def get_model(
         CheckpointError: The weights cannot be had or do not fit.
     """
     try:
-        from mmpretrain.registry import MODELS
+        from mmpretrain.registry import MODELS as CLASSIFIERS
     except ImportError as error:
         raise ImportError(
             f'get_model({name!r}) builds an mmpretrain classifier, and '
@@ -268,19 +263,39 @@ def get_model(
     cfg = dict(type='ImageClassifier', backbone=backbone, neck=neck, head=head)
     # Whatever scope a config of another package has made the default.
     with DefaultScope.overwrite_default_scope('mmpretrain'):
-        model = MODELS.build(cfg)
+        model = CLASSIFIERS.build(cfg)
     if not pretrained:
         initialize(model.head, model.head.init_cfg or [])
         return model
-    state = load_checkpoint(_released_uri(name))
-    if num_classes != 1000:
-        fresh = model.head.state_dict(prefix='head.')
-        state = {k: fresh.get(k, v) for k, v in state.items()}
-    model.load_state_dict(state, strict=True)
+    _load_classifier(model, _address(name, pretrained), name)
     return model
 
 
-def _released_uri(name: str) -> str:
+def _load_classifier(model: nn.Module, address: str, name: str) -> None:
+    """Fill a classifier, all of it or nothing, but a head of other classes."""
+    path = locate(address)
+    misfit = f'{address} does not fit a classifier {name!r}.'
+    state = fit(unwrap(load_file(path)), model.backbone).require(misfit)
+    own = model.state_dict()
+    if any(k in own and own[k].shape != v.shape for k, v in state.items()):
+        state |= model.head.state_dict(prefix='head.')
+    differing = sorted(
+        k
+        for k in own.keys() | state.keys()
+        if k not in own or k not in state or own[k].shape != state[k].shape
+    )
+    if differing:
+        raise CheckpointError(
+            f'{misfit} These differ: {differing[:20]}. Load the backbone of '
+            'another model with get_backbone.'
+        )
+    model.load_state_dict(state, strict=True)
+    trust(address, path)
+
+
+def _address(name: str, pretrained: Union[bool, str]) -> str:
+    if pretrained is not True:
+        return str(pretrained)
     if name not in RELEASED:
         raise CheckpointError(
             f'No weights of {name!r} were released; there are weights of '

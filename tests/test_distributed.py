@@ -13,13 +13,13 @@ from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.parallel import DistributedDataParallel
 
-from tests.backbones import (
+from tests.helpers.backbones import (
     TINY,
     WITHOUT_BATCH_NORM,
     build_tiny,
     class_of,
 )
-from tests.scripts import ROOT
+from tests.helpers.scripts import ROOT
 
 DETECTOR = 'configs/digit_scenes/faster-rcnn_ctx-resnet14_fpn_digit-scenes.py'
 BATCH_NORMED = [n for n in TINY if class_of(n) not in WITHOUT_BATCH_NORM]
@@ -97,8 +97,8 @@ def test_contextual_detector_without_find_unused_parameters(tmp_path):
     mp.start_processes(
         _train_detector, (str(tmp_path),), 2, start_method='spawn'
     )
-    found = [torch.load(tmp_path / f'{rank}.pt') for rank in (0, 1)]
-    (weights, frozen), (others, _) = found
+    saved = [torch.load(tmp_path / f'{rank}.pt') for rank in (0, 1)]
+    (weights, frozen), (others, _) = saved
     assert all(torch.equal(a, b) for a, b in zip(weights, others))
     assert frozen and all(
         k.startswith(
@@ -131,18 +131,18 @@ def _train(model, optimizer, steps):
 
 @pytest.mark.parametrize('name', sorted(TINY))
 def test_resuming_equals_going_on(name, tmp_path):
-    def fresh():
+    def build_pair():
         torch.manual_seed(0)
         model = build_tiny(name, drop_path_rate=0.2)
         return model, torch.optim.SGD(model.parameters(), 0.01, 0.9)
 
-    whole, optimizer = fresh()
+    whole, optimizer = build_pair()
     _train(whole, optimizer, range(4))
-    first, optimizer = fresh()
+    first, optimizer = build_pair()
     _train(first, optimizer, range(2))
     path = os.path.join(tmp_path, 'half.pth')
     torch.save([first.state_dict(), optimizer.state_dict()], path)
-    second, optimizer = fresh()
+    second, optimizer = build_pair()
     for part, state in zip(
         (second, optimizer), torch.load(path, weights_only=True)
     ):

@@ -7,12 +7,16 @@ import pytest
 from mmengine.registry import MODELS, DefaultScope, Registry
 
 from mmctx.registry import register
-from tests.backbones import TINY, class_of
+from tests.helpers.backbones import TINY, class_of
 
 HOSTS = ('mmpretrain', 'mmdet', 'mmseg')
 
 
-@pytest.mark.parametrize('name', sorted(TINY))
+#: SixthNet is registered by the tests, outside of the scope 'mmctx'.
+NAMES = sorted(set(TINY) - {'SixthNet'})
+
+
+@pytest.mark.parametrize('name', NAMES)
 @pytest.mark.parametrize('prefix', ['', 'mmctx.'])
 @pytest.mark.parametrize('host', HOSTS)
 def test_names_resolve_from_every_scope(host, prefix, name):

@@ -1,6 +1,4 @@
-# Container-Light (Tables 1 and 3 of the paper), as released. With the smaller
-# MLPs that the paper's count implies: `--cfg-options
-# model.backbone.arch=light_paper`.
+# Container-Light (Tables 1 and 3 of the paper), as released.
 _base_ = [
     '../_base_/models/container/classifier.py',
     '../_base_/datasets/imagenet_bs256_repeataug_224.py',

@@ -3,6 +3,7 @@ _base_ = [
     '../_base_/models/contextual_cnn/classifier.py',
     '../_base_/datasets/imagenet_bs128_randaug-m9-erasing_224.py',
     '../_base_/schedules/imagenet_bs4096_amp-adamw-warmup20_300e.py',
+    '../_base_/hooks/ema_1e-4.py',
     '../_base_/runtime/mmpretrain.py',
 ]
 

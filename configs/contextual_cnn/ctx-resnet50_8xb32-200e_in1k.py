@@ -3,7 +3,7 @@ _base_ = [
     '../_base_/models/contextual_cnn/classifier.py',
     '../_base_/datasets/imagenet_bs32_bicubic-randaug-m9_224.py',
     '../_base_/schedules/imagenet_bs256_amp-adamw-warmup20_200e.py',
-    '../_base_/runtime/mmpretrain.py',
+    '../_base_/runtime/mmpretrain_sync-buffers.py',
 ]
 
 model = dict(backbone=dict(type='ContextualResNet', depth=50))

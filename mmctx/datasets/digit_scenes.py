@@ -15,8 +15,8 @@ Three parts are made from them, each readable by stock dataset classes:
 ``classification``
     pictures with one digit each, ``train/0/00000.png`` ... ``val/9/...``
 
-Every picture has a random generator of its own, seeded with the seed, the
-part, the split and its number. So equal parameters give equal files.
+Every picture has its own random generator, seeded with the seed, the part, the
+split and its index, so equal parameters give equal files.
 """
 
 import dataclasses
@@ -33,11 +33,11 @@ from .made_once import make_once
 
 __all__ = ['PARTS', 'Classification', 'Scenes', 'make_digit_scenes']
 
-_VERSION = 3  # raise it whenever equal parameters would give other pictures
+_VERSION = 3  # increase when equal parameters would give new pictures
 _CLASSES = tuple('0123456789')
 _SPLITS = ('train', 'val')
-_HELD_OUT = 5  # one scan of so many of each class
-_MIN_VISIBLE = 0.85  # no digit hides more of another than this leaves
+_HELD_OUT = 5  # one scan in this many of each class
+_MIN_VISIBLE = 0.85  # fraction of a digit that later ones leave visible
 _TRIES = 20
 # Brightness of each channel, of 255. Digits are lighter than what is behind
 # them, so that a small network learns them in minutes.
@@ -52,12 +52,12 @@ def make_digit_scenes(
     """Make a part of DigitScenes, unless it exists already.
 
     Args:
-        data_root (str): Directory of the data set. The part is made in the
-            directory of its name inside.
+        data_root (str): Directory of the data set, in which each part has a
+            subdirectory of its name.
         part (str): 'scenes', 'classification' or 'centered'.
-        overwrite (bool): Make it anew where it exists.
-        **parameters: Fields of :class:`Scenes`, or of
-            :class:`Classification` for the others.
+        overwrite (bool): Recreate the part if it exists.
+        **parameters: Fields of :class:`Scenes` or, for other parts, of
+            :class:`Classification`.
 
     Returns:
         Path: The part's directory.
@@ -66,7 +66,7 @@ def make_digit_scenes(
         ImportError: scikit-learn is not installed.
         ValueError: Unknown part or parameter, or a value out of range, or
             the part exists and was made with other parameters.
-        FileExistsError: Something else has the directory's name.
+        FileExistsError: Something else has the name of the directory.
         OSError: The directory cannot be written.
     """
     if part not in PARTS:
@@ -103,7 +103,7 @@ class Scenes:
         size (int): Height and width in pixels.
         min_digits (int): Fewest digits in a scene.
         max_digits (int): Most digits in a scene.
-        seed (int): Seed of all random choices but the split of the scans.
+        seed (int): Seed of all random choices except the split of the scans.
     """
 
     train: int = 1200
@@ -208,7 +208,7 @@ class Classification:
         train (int): Number of training pictures.
         val (int): Number of validation pictures.
         size (int): Height and width in pixels.
-        seed (int): Seed of all random choices but the split of the scans.
+        seed (int): Seed of all random choices except the split of the scans.
     """
 
     train: int = 3000
@@ -255,9 +255,9 @@ class Classification:
 
 
 class Centered(Classification):
-    """The pictures of :class:`Classification`, digits in their middle.
+    """The pictures of :class:`Classification` with centred digits.
 
-    For training without labels: where a digit stands then says nothing about
+    For training without labels: the position of a digit then does not tell
     which picture a crop is from.
     """
 
@@ -272,7 +272,7 @@ PARTS = dict(scenes=Scenes, classification=Classification, centered=Centered)
 
 
 def _check_at_least(parameters, **minima) -> None:
-    """Raise ValueError where a field is no integer of at least its minimum."""
+    """Raise ValueError unless every field is an integer >= its minimum."""
     for name, minimum in minima.items():
         value = getattr(parameters, name)
         if not isinstance(value, int) or value < minimum:
@@ -349,7 +349,7 @@ def _place(rng, scan, size: int, scales, fits=None) -> Optional[np.ndarray]:
         fits (Callable, optional): Tells whether an opacity is acceptable.
 
     Returns:
-        np.ndarray: The opacity, or None where no acceptable place was found.
+        np.ndarray: The opacity, or None if no acceptable place was found.
     """
     glyph = _warp(rng, scan, rng.uniform(*scales) * size)
     height, width = glyph.shape
@@ -393,8 +393,8 @@ def _paint(
     Args:
         opacity (np.ndarray): (H, W), 0 to 1.
         brightness (tuple): Darkest and lightest value of each channel.
-        contrast (float): Least distance of the colour's brightness from that
-            of what it covers, of 255.
+        contrast (float): Minimum difference in brightness, of 255, between the
+            colour and what it covers.
     """
     colour = rng.uniform(*brightness, 3)
     if contrast:
@@ -407,7 +407,7 @@ def _paint(
 
 
 def _window(opacity: np.ndarray) -> tuple[slice, slice]:
-    """The smallest window (rows, columns) that holds all above zero."""
+    """The smallest window (rows, columns) that holds all nonzero elements."""
     sides = []
     for axis in (1, 0):
         used = np.flatnonzero(opacity.any(axis))
@@ -450,7 +450,7 @@ def _run_lengths(mask: np.ndarray) -> list:
 
 
 def _write_png(path: Path, image: np.ndarray) -> None:
-    """Write an RGB or grey image; OSError where that fails."""
+    """Write an RGB or grey image; raise OSError on failure."""
     if image.ndim == 3:
         image = image[..., ::-1]
     if not cv2.imwrite(str(path), image):

@@ -1,4 +1,4 @@
-"""Directories that are made by a program once, whoever asks first."""
+"""Directories that a program generates once, in whichever process is first."""
 
 import contextlib
 import json
@@ -18,30 +18,30 @@ def make_once(
     write: Callable[[Path], None],
     overwrite: bool = False,
 ) -> bool:
-    """Make sure that ``target`` holds what ``write`` makes.
+    """Make sure that ``target`` holds what ``write`` generates.
 
-    The directory is written beside its final place and renamed when it is
-    complete, so that it exists whole or not at all. Processes that ask at the
-    same time (the ranks of a distributed run, say) wait for the first one. Its
-    lock is an ``flock``: the kernel releases it when the process dies, and the
-    next process clears away what the dead one left.
+    The directory is written next to its destination and renamed once complete,
+    so it exists in full or not at all. Concurrent processes (such as the ranks
+    of a distributed run) wait for the first. Its lock is an ``flock``: the
+    kernel releases it if the process dies, and the next process removes what
+    was left behind.
 
     Args:
-        target (Path): The directory. Its parent is made if need be, and keeps
+        target (Path): The directory. Its parent is created if needed and holds
             the lock file.
-        parameters (dict): What the content depends on, in JSON types. It is
-            kept inside as ``manifest.json``.
-        write (Callable): Fills the empty directory that it is given.
-        overwrite (bool): Make the directory anew, even where it exists.
+        parameters (dict): What the content depends on, in JSON types; stored
+            inside as ``manifest.json``.
+        write (Callable): Fills the empty directory that it is called with.
+        overwrite (bool): Recreate the directory if it exists.
 
     Returns:
         bool: Whether this call made the directory.
 
     Raises:
-        FileExistsError: ``target`` exists and has no manifest, so it is not
-            ours to use or to replace.
+        FileExistsError: ``target`` exists without a manifest: it was not made
+            here and is left alone.
         ValueError: ``target`` was made with other parameters.
-        OSError: The place cannot be written or locked.
+        OSError: The directory cannot be written or locked.
     """
     target = Path(target)
     if not overwrite and _manifest(target) == parameters:
@@ -67,7 +67,7 @@ def make_once(
 
 
 def _manifest(target: Path):
-    """What a complete directory was made from; None if it does not say."""
+    """Parameters of a complete directory, None without a manifest."""
     try:
         return json.loads((target / MANIFEST).read_text())
     except (OSError, ValueError):
@@ -100,8 +100,8 @@ def _check_parameters(target: Path, asked: dict) -> None:
 
 @contextlib.contextmanager
 def _locked(directory: Path):
-    """Hold the exclusive lock of a directory, which is made if need be."""
-    import fcntl  # POSIX only, so not a condition of importing mmctx
+    """Hold the exclusive lock of a directory, which is created if needed."""
+    import fcntl  # POSIX only, so not imported with mmctx
 
     with contextlib.ExitStack() as stack:
         try:
@@ -117,7 +117,7 @@ def _locked(directory: Path):
 
 
 def _replace(target: Path, complete: Path) -> None:
-    """Put ``complete`` in the place of ``target``, if that exists."""
+    """Rename ``complete`` to ``target``, replacing what is there."""
     if target.exists():
         old = target.with_name(f'{_PREFIX}old-{target.name}')
         target.rename(old)

@@ -18,16 +18,16 @@ def build_stratified_subset(
 ) -> BaseDataset:
     """A classification data set with a fraction of the images of each class.
 
-    Which images depends on ``seed`` and on their file names alone: on every
-    rank and machine, and whichever way the files are listed, the same. Those
-    of a smaller fraction are among those of a larger one.
+    The choice depends only on ``seed`` and the file names: it is the same on
+    every rank and machine, however the files are listed. A smaller fraction is
+    a subset of a larger one.
 
     Args:
         dataset (dict): Config of a data set of mmpretrain with one label per
             image, such as ``dict(type='ImageNet', ...)``.
         fraction (float): More than 0, at most 1. Of n images of a class,
-            ``round(fraction * n)`` stay, and one at least.
-        seed (int): Another seed gives other images. Defaults to 0.
+            ``round(fraction * n)`` are kept, and at least one.
+        seed (int): Other seeds choose other images. Defaults to 0.
 
     Returns:
         BaseDataset: The data set itself, with fewer images.
@@ -50,12 +50,12 @@ def build_stratified_subset(
 def stratified_indices(
     samples: Iterable[dict], fraction: float, seed: int
 ) -> list[int]:
-    """Places, in rising order, of the samples that stay.
+    """Indices, in ascending order, of the samples to keep.
 
     Args:
         samples (Iterable[dict]): Each with ``img_path`` and ``gt_label``.
         fraction (float): Above 0, at most 1.
-        seed (int): Goes into the order within a class.
+        seed (int): Seed of the order within a class.
 
     Raises:
         ValueError: A sample lacks one of the two keys.
@@ -78,7 +78,7 @@ def stratified_indices(
 
 
 def _rank(path: str, seed: int) -> bytes:
-    """What an image is ordered by: as good as random, and always the same."""
+    """Sort key of an image: pseudo-random but reproducible."""
     name = os.path.basename(path)
     return hashlib.sha256(f'{seed}/{name}'.encode()).digest()
 

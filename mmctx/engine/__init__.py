@@ -1,19 +1,5 @@
-from .hooks import (
-    CurvePlot,
-    FeatureBank,
-    FrozenFirst,
-    PredictionGallery,
-    PrepareDigitScenes,
-    ValidateFirst,
-)
-from .optimizers import BackboneLayerDecay
+"""Hooks and optimizer constructors; importing registers them."""
 
-__all__ = [
-    'BackboneLayerDecay',
-    'CurvePlot',
-    'FeatureBank',
-    'FrozenFirst',
-    'PredictionGallery',
-    'PrepareDigitScenes',
-    'ValidateFirst',
-]
+from . import hooks, optimizers
+
+__all__ = ['hooks', 'optimizers']

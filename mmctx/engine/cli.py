@@ -7,6 +7,7 @@ import os
 import re
 import sys
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Callable, Optional
 
@@ -15,7 +16,7 @@ from mmengine.config import Config, ConfigDict, DictAction
 from mmengine.registry import RUNNERS
 from mmengine.runner import Runner
 
-from mmctx.checkpoints import CheckpointError
+from mmctx.checkpoints import CheckpointError, use_safe_reader
 
 SHOW_TRACEBACK = 'MMCTX_TRACEBACK'
 
@@ -179,13 +180,17 @@ def _complete_dataloader(loader: ConfigDict, scope: Optional[str]) -> None:
 def build_runner(cfg: Config, path: str) -> Runner:
     """The runner that the config at ``path`` asks for.
 
+    Whatever it loads goes through the safe reader of mmctx.
+
     Raises:
         UserError: A constructor refuses what the config gives it.
     """
+    use_safe_reader()
     try:
         if 'runner_type' in cfg:
-            return RUNNERS.build(cfg)
-        return Runner.from_cfg(cfg)
+            runner = RUNNERS.build(cfg)
+        else:
+            runner = Runner.from_cfg(cfg)
     except (
         AssertionError,
         ImportError,
@@ -196,6 +201,20 @@ def build_runner(cfg: Config, path: str) -> Runner:
     ) as error:
         raise UserError(
             f'cannot build what {path} describes: {describe(error)}'
+        ) from error
+    runner.load_or_resume = partial(_load_or_resume, runner.load_or_resume)
+    return runner
+
+
+def _load_or_resume(load: Callable) -> None:
+    """MMEngine believes that every file holds what it would have written."""
+    try:
+        load()
+    except (CheckpointError, FileNotFoundError):
+        raise
+    except Exception as error:
+        raise UserError(
+            f'cannot use the checkpoint: {describe(error)}'
         ) from error
 
 

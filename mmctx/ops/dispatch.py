@@ -35,9 +35,9 @@ def reference() -> Iterator[None]:
 
 
 def is_exporting() -> bool:
-    """Whether an exporter records, which knows PyTorch's operators only.
+    """Whether an exporter records, which only knows PyTorch's operators.
 
-    A compiler takes a custom operator as it is, and is faster for it.
+    A compiler takes a custom operator as it is, and is faster with it.
     ``torch.compiler.is_exporting`` is True for both.
     """
     compiler = torch.compiler
@@ -54,10 +54,14 @@ def refuse_custom_operator() -> Optional[str]:
         return 'mmctx.ops.reference() is active'
     if is_exporting():
         return "an exporter knows PyTorch's own operators only"
-    if torch.compiler.is_compiling():
-        return None
-    if torch._C._are_functorch_transforms_active() or (
-        torch.autograd.forward_ad._current_level >= 0
+    return refuse_transforms()
+
+
+def refuse_transforms() -> Optional[str]:
+    """Why a custom operator would lose derivatives of torch.func."""
+    if not torch.compiler.is_compiling() and (
+        torch._C._are_functorch_transforms_active()
+        or torch.autograd.forward_ad._current_level >= 0
     ):
         return 'transforms of torch.func and forward-mode AD see through it'
     return None
@@ -69,7 +73,7 @@ def refuse_cpu_inference(*tensors: Tensor) -> Optional[str]:
     Such a variant is not differentiable and computes in float32.
     """
     if torch.compiler.is_compiling():
-        return 'a compiler fuses by itself'
+        return 'a compiler does its own fusion'
     reason = refuse_custom_operator()
     if reason is not None:
         return reason
@@ -83,16 +87,17 @@ def refuse_cpu_inference(*tensors: Tensor) -> Optional[str]:
     ):
         return 'a dispatch mode observes the operators'
     for x in tensors:
-        if type(x) is not Tensor or x.device.type != 'cpu':
+        if type(x) not in (Tensor, nn.Parameter) or x.device.type != 'cpu':
             return 'an input is not an ordinary tensor on a CPU'
         if x.dtype != torch.float32:
             return f'an input is {x.dtype}'
     return None
 
 
-#: Where classes are defined whose behaviour is known: exact classes, since
+#: Packages whose classes have known behaviour: exact classes, since
 #: parametrised and sharded modules get classes of their own elsewhere.
-_KNOWN = ('torch.nn.modules.', 'mmctx.')
+#: MMEngine's class is what a SyncBN becomes in a single process.
+_KNOWN = ('torch.nn.modules.', 'mmctx.', 'mmengine.model.utils')
 _HOOKS = (
     '_forward_hooks',
     '_forward_pre_hooks',
@@ -115,7 +120,7 @@ def _refuse_module(module: nn.Module) -> Optional[str]:
     state = vars(module)
     name = type(module).__qualname__
     if not type(module).__module__.startswith(_KNOWN):
-        return f'{name} may behave in its own way'
+        return f'{name} may behave differently'
     if any(state[hooks] for hooks in _HOOKS):
         return f'a hook observes a {name}'
     if 'forward' in state or state.get('_compiled_call_impl') is not None:
@@ -125,19 +130,19 @@ def _refuse_module(module: nn.Module) -> Optional[str]:
         for tensor in (*module._parameters.values(), *module._buffers.values())
         if tensor is not None
     ):
-        return f'a tensor of a {name} is no ordinary one'
+        return f'a tensor of a {name} is not an ordinary one'
     return None
 
 
 def refuse_layers(*layers: Optional[nn.Module]) -> Optional[str]:
     """Why an operator may not read the parameters of layers itself.
 
-    It may where calling them would show nothing else: exact classes of
+    It may where calling them would make no difference: exact classes of
     PyTorch or mmctx, no hooks, no parametrisation, nothing sharded, quantised
     or adapted, at any depth.
 
     Args:
-        *layers (nn.Module, optional): The layers; None stands for none.
+        *layers (nn.Module, optional): The layers, or None.
     """
     if _reference_only:
         return 'mmctx.ops.reference() is active'
@@ -158,15 +163,14 @@ def cpu_variant(
 ) -> Callable[[Callable], Callable]:
     """Decorate a reference implementation that has a variant for CPUs.
 
-    The variant stands in for inference: where :func:`refuse_cpu_inference` of
-    the tensors among the arguments, :func:`refuse_layers` of the modules and
-    ``refuse`` have no reason against it. So the forward of a layer stays its
-    equations.
+    The variant runs in inference, unless :func:`refuse_cpu_inference` of the
+    tensors among the arguments, :func:`refuse_layers` of the modules, or
+    ``refuse`` gives a reason. So the forward of a layer stays its equations.
 
     Args:
-        variant (Callable): Takes what the decorated function takes.
-        refuse (Callable, optional): Takes the same; returns why the variant
-            may not run, or None.
+        variant (Callable): Has the signature of the decorated function.
+        refuse (Callable, optional): Has the same; returns why the variant may
+            not run, or None.
     """
 
     def decorate(function: Callable) -> Callable:
@@ -187,7 +191,7 @@ def cpu_variant(
 
 def _refuse_arguments(*args: Any) -> Optional[str]:
     modules = [arg for arg in args if isinstance(arg, nn.Module)]
-    if any(module.training for module in modules):
-        return 'a module is in training mode'
+    if any(layer.training for m in modules for layer in m.modules()):
+        return 'a layer is in training mode'
     tensors = [arg for arg in args if isinstance(arg, Tensor)]
     return refuse_cpu_inference(*tensors) or refuse_layers(*modules)

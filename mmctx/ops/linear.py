@@ -6,24 +6,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-__all__ = ['linear', 'linear_reference']
-
-#: Fewer rows than this and oneDNN's packing of the weight costs more than
+#: With fewer rows, oneDNN's packing of the weight costs more than
 #: the passes that it saves.
 MIN_ROWS = 512
 #: PyTorch's own product is faster if both sides of a weight are wider.
 MAX_WIDTH = 256
-
-
-def linear_reference(
-    x: Tensor,
-    weight: Tensor,
-    bias: Optional[Tensor] = None,
-    gelu: bool = False,
-) -> Tensor:
-    """As :func:`linear`, one operator after the other."""
-    x = F.linear(x, weight, bias)
-    return torch.ops.aten.gelu_(x) if gelu else x
 
 
 def linear(
@@ -34,9 +21,9 @@ def linear(
 ) -> Tensor:
     """``x @ weight.T + bias``, then an exact (erf) GELU if asked for.
 
-    For the CPU variants of operators, behind their dispatch: float32 without
+    For the CPU variants of operators, after dispatch: float32 without
     gradients. One call of oneDNN where that is faster: PyTorch's operators
-    write the output three times, the bias, the product and its activation.
+    write the output three times, for bias, product and activation.
 
     Args:
         x (Tensor): (..., C_in).
@@ -48,7 +35,8 @@ def linear(
         Tensor: (..., C_out).
     """
     if not _is_fused(x, weight):
-        return linear_reference(x, weight, bias, gelu)
+        x = F.linear(x, weight, bias)
+        return torch.ops.aten.gelu_(x) if gelu else x
     activation = 'gelu' if gelu else 'none'
     return torch.ops.mkldnn._linear_pointwise(
         x, weight, bias, activation, [], 'none'

@@ -1,4 +1,4 @@
-"""What the operators' Triton kernels share on the host side.
+"""Host code that the operators' Triton kernels share.
 
 Triton is imported at the first launch: without it, everything else works.
 """
@@ -14,38 +14,35 @@ HAS_TRITON = find_spec('triton') is not None
 TRITON_DTYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 
 
-def runs_triton(*tensors: Optional[Tensor]) -> bool:
-    """Whether kernels can take these tensors, None among them, on a GPU."""
-    return HAS_TRITON and all(
-        x is None or (x.is_cuda and x.dtype in TRITON_DTYPES) for x in tensors
-    )
-
-
-def check_triton(**tensors: Optional[Tensor]) -> None:
-    """Raises ValueError or TypeError where ``backend='triton'`` cannot run."""
+def refuse_triton(**tensors: Optional[Tensor]) -> Optional[str]:
+    """Why kernels may not take these tensors (or None)."""
     if not HAS_TRITON:
-        raise ValueError(
-            "backend 'triton' needs Triton, which is not installed; leave "
-            'backend at its default.'
-        )
+        return 'needs Triton, which is not installed'
     for name, x in tensors.items():
         if x is None:
             continue
-        if not (x.is_cuda or os.environ.get('TRITON_INTERPRET') == '1'):
-            raise ValueError(
-                f"backend 'triton' needs tensors on a GPU, got {name} on "
-                f'{x.device}; or set TRITON_INTERPRET=1 before Python '
-                'starts, to interpret the kernels on the CPU.'
-            )
+        if not x.is_cuda:
+            return f'needs tensors on a GPU, got {name} on {x.device}'
         if x.dtype not in TRITON_DTYPES:
-            raise TypeError(
-                f"backend 'triton' takes a {name} of {TRITON_DTYPES}, got "
-                f'{x.dtype}.'
-            )
+            return f'takes a {name} of {TRITON_DTYPES}, got {x.dtype}'
+    return None
+
+
+def check_triton(**tensors: Optional[Tensor]) -> None:
+    """Raise ValueError if ``backend='triton'`` cannot run."""
+    if HAS_TRITON and os.environ.get('TRITON_INTERPRET') == '1':
+        return
+    reason = refuse_triton(**tensors)
+    if reason is not None:
+        raise ValueError(
+            f"backend 'triton' {reason}; leave backend at its default. "
+            '(TRITON_INTERPRET=1, set before Python starts, interprets the '
+            'kernels on a CPU.)'
+        )
 
 
 def empty_rows(x: Tensor, size: tuple[int, int]) -> Tensor:
-    """A map like ``x`` of another size, in channels_last memory format."""
+    """Like ``x`` in another size, in channels_last memory format."""
     return torch.empty(
         (*x.shape[:2], *size),
         dtype=x.dtype,
@@ -67,7 +64,7 @@ def triton_dtype(dtype: torch.dtype):
 
 
 def index_dtype(*tensors: Optional[Tensor]):
-    """Triton's integer for distances in memory inside any tensor's image."""
+    """Triton's integer type for memory offsets within any tensor's image."""
     most = max(_span(x) for x in tensors if x is not None)
     return triton_dtype(torch.int32 if most < 2**31 else torch.int64)
 

@@ -19,8 +19,8 @@ class StageRanks(NamedTuple):
     Attributes:
         stage (int): The scored stage, 1 to 4.
         ranks (Tensor): Class indices (N, classes), the likeliest first.
-        kept (int): How many of the first the stage passes on; of the last
-            stage one, the prediction.
+        kept (int): How many of the first the stage passes on; 1 in the last
+            stage, the prediction.
     """
 
     stage: int
@@ -51,14 +51,12 @@ def rank_classes(backbone: nn.Module, images: Tensor) -> list[StageRanks]:
             'with_class_scores=True.'
         )
     stages = sorted(int(i) for i in backbone.contextualizing.classify)
-    counts = [*backbone.class_counts, 1]
-    found = []
-    for i, scores, among in zip(stages, maps.class_scores, maps.considered):
-        if maps.selection == 'reduce' and among is not None:
-            scores = scores.masked_fill(~among, -torch.inf)
-        ranks = scores.argsort(dim=1, descending=True, stable=True)
-        found.append(StageRanks(i + 1, ranks, counts[i]))
-    return found
+    counts = [*backbone.contextualizing.class_counts, 1]
+    ranks = [
+        scores.argsort(dim=1, descending=True, stable=True)
+        for scores in maps.class_scores
+    ]
+    return [StageRanks(i + 1, r, counts[i]) for i, r in zip(stages, ranks)]
 
 
 def draw_class_narrowing(
@@ -72,21 +70,20 @@ def draw_class_narrowing(
 ) -> None:
     """Draw each image beside the ranked classes of all stages.
 
-    Best class on top; what a stage keeps is dark and what it drops is pale,
-    the true class is green.
+    Best class on top; classes that a stage keeps are dark, those that it drops
+    pale; the true class is green.
 
     Args:
         images (Sequence): RGB images (H, W, 3).
         labels (Sequence[int]): Their true classes.
         stages (Sequence[StageRanks]): See :func:`rank_classes`.
         classes (Sequence[str]): Names of the classes.
-        out_file (str | Path): The picture to write; its suffix says the
+        out_file (str | Path): The picture to write; its suffix sets the
             format.
-        max_classes (int): How many classes of each stage are shown.
-            Defaults to 10.
+        max_classes (int): Number of classes to show per stage. Defaults to 10.
         columns (int): Images side by side. Defaults to 2.
     """
-    # The class and not pyplot: no window system is asked for.
+    # Figure rather than pyplot, which may need a display.
     from matplotlib.figure import Figure
 
     rows = -(-len(images) // columns)

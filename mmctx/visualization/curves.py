@@ -1,4 +1,4 @@
-"""Curves of runs, from the scalars that MMEngine's logger keeps."""
+"""Curves of runs, from the scalars that MMEngine's logger writes."""
 
 import json
 from pathlib import Path
@@ -6,7 +6,7 @@ from typing import Union
 
 __all__ = ['plot_curves', 'read_scalars']
 
-# What the validation panel shows, where a run has it, and how.
+# Metrics of the validation panel, if a run has them, and their style.
 _METRICS = {
     'coco/bbox_mAP': '-',
     'coco/bbox_mAP_50': ':',
@@ -28,7 +28,7 @@ def read_scalars(work_dir: Union[str, Path]) -> tuple[dict, dict]:
         it is an epoch where the run counts in epochs.
 
     Raises:
-        FileNotFoundError: No scalars are there.
+        FileNotFoundError: There are no scalars.
     """
     files = sorted(Path(work_dir).glob('*/vis_data/scalars.json'))
     if not files:
@@ -48,17 +48,17 @@ def read_scalars(work_dir: Union[str, Path]) -> tuple[dict, dict]:
 
 
 def plot_curves(runs: dict, out_file: Union[str, Path]) -> None:
-    """Plot training loss and validation figures of one or more runs.
+    """Plot training loss and validation metrics of one or more runs.
 
     Args:
-        runs (dict): Work directories by the names to show.
-        out_file (str | Path): The picture to write; its suffix says the
+        runs (dict): Work directories by display name.
+        out_file (str | Path): The picture to write; its suffix sets the
             format.
 
     Raises:
         FileNotFoundError: A work directory has no scalars.
     """
-    # The class and not pyplot: no window system is asked for.
+    # Figure rather than pyplot, which may need a display.
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(9, 3.5), layout='constrained')

@@ -21,9 +21,9 @@ def draw_sample(
         sample: A data sample with ``img_path``, predictions and, where the
             test pipeline loads annotations, the ground truth.
         out_file (Path): The picture to write.
-        score_thr (float): Instances that score less are not drawn.
-        min_side (int): A smaller image is enlarged by a whole factor until
-            its short side has so many pixels, so that labels can be read.
+        score_thr (float): Minimum score of drawn instances.
+        min_side (int): Smaller images are enlarged by an integer factor until
+            their short side has this many pixels, so that labels can be read.
     """
     image = mmcv.imread(sample.img_path, channel_order='rgb')
     factor = max(1, -(-min_side // min(image.shape[:2])))
@@ -45,7 +45,7 @@ def draw_sample(
 
 
 def _enlarged(sample, factor: int):
-    """The sample as it would be for an image that is enlarged."""
+    """The sample of an enlarged image."""
     sample = sample.clone()
     for name in ('gt_instances', 'pred_instances'):
         instances = getattr(sample, name, None)
@@ -67,7 +67,7 @@ def _enlarged(sample, factor: int):
 
 
 def _repeated(maps: torch.Tensor, factor: int) -> torch.Tensor:
-    """Maps (..., H, W) with every pixel repeated in both directions."""
+    """Class maps (..., H, W) with every pixel repeated in both directions."""
     maps = maps.repeat_interleave(factor, -1)
     return maps.repeat_interleave(factor, -2)
 

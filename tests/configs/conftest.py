@@ -10,7 +10,7 @@ import mmseg.apis  # noqa: F401
 import pytest
 
 from mmctx.datasets import make_digit_scenes
-from tests.small_data import make_cityscapes, make_coco, make_imagenet
+from tests.helpers.small_data import make_cityscapes, make_coco, make_imagenet
 
 
 @pytest.fixture(scope='session')
@@ -40,14 +40,10 @@ def no_repeated_work():
 
     Its data sets collect garbage, too: what is loaded by now is frozen.
     """
-    config = mmengine.config.config
+    utils = mmengine.config.utils
     gc.collect()
     gc.freeze()
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(
-            config,
-            '_get_external_cfg_path',
-            functools.cache(config._get_external_cfg_path),
-        )
+        patch.setattr(utils, 'load', functools.cache(utils.load))
         yield
     gc.unfreeze()

@@ -1,39 +1,21 @@
 """Training rules of CoaT that no stock config has."""
 
+import functools
+
 import pytest
-import torch
-from mmengine.config import Config
-from mmengine.optim import CosineAnnealingLR, build_optim_wrapper
-from mmengine.registry import MODELS, init_default_scope
 
-from tests.scripts import ROOT
+from tests.configs import recipes
+from tests.helpers.recipes import decays, optimizer_of, rates
 
-
-def load(name):
-    cfg = Config.fromfile(ROOT / f'configs/coat/{name}.py')
-    init_default_scope(cfg.default_scope)
-    return cfg
-
-
-def optimizer_of(cfg):
-    """Model and optimizer of a config; AMP, which asks for a GPU, is off."""
-    with torch.device('meta'):
-        model = MODELS.build(cfg.model)
-    cfg.optim_wrapper.type = 'OptimWrapper'
-    return model, build_optim_wrapper(model, cfg.optim_wrapper).optimizer
+load = functools.partial(recipes.load, folder='coat')
 
 
 def test_one_dimensional_parameters_of_classifiers_do_not_decay():
     cfg = load('coat-lite-tiny_8xb256-300e_in1k')
     model, optimizer = optimizer_of(cfg)
-    decay = {
-        id(p): group['weight_decay']
-        for group in optimizer.param_groups
-        for p in group['params']
-    }
-    assert len(decay) == len(list(model.parameters()))
-    for name, p in model.named_parameters():
-        assert decay[id(p)] == (0.05 if p.ndim > 1 else 0), name
+    shapes = dict(model.named_parameters())
+    for name, decay in decays(model, optimizer).items():
+        assert decay == (0.05 if shapes[name].ndim > 1 else 0), name
 
 
 @pytest.mark.parametrize(
@@ -56,16 +38,8 @@ def test_all_parameters_of_detectors_decay_alike(name):
 
 def test_rate_rises_in_fine_tuning():
     cfg = load('coat-lite-medium_8xb32-6e_in1k-384px')
-    rate = cfg.optim_wrapper.optimizer.lr
-    optimizer = torch.optim.SGD([torch.zeros(1)], lr=rate)
-    (schedule,) = cfg.param_scheduler
-    assert schedule.pop('type') == 'CosineAnnealingLR'
-    scheduler = CosineAnnealingLR(optimizer, **schedule)
-    rates = []
-    for _ in range(cfg.train_cfg.max_epochs):
-        rates.append(optimizer.param_groups[0]['lr'])
-        optimizer.step()
-        scheduler.step()
-    assert rates == sorted(rates)
-    assert rates[0] == 2.5e-6
-    assert rates[-1] == pytest.approx(4.83e-6, rel=1e-3)
+    seen = rates(cfg.optim_wrapper.optimizer, cfg.param_scheduler, 6, 1)
+    assert cfg.train_cfg.max_epochs == 6
+    assert seen == sorted(seen)
+    assert seen[0] == 2.5e-6
+    assert seen[-1] == pytest.approx(4.83e-6, rel=1e-3)

@@ -11,28 +11,35 @@ from mmctx.models.backbones import (
     ContextualConvNeXt,
     ConTNet,
 )
-from tests.scripts import ROOT
+from tests.helpers.recipes import CONFIGS as ALL_CONFIGS
+from tests.helpers.recipes import load
 
-CONFIGS = sorted(
-    path.relative_to(ROOT / 'configs').with_suffix('').as_posix()
-    for path in (ROOT / 'configs').rglob('*.py')
-    if '_base_' not in path.parts
-)
+#: mmaction2, which trains the others, is not among the dependencies.
+CONFIGS = [name for name in ALL_CONFIGS if '/tsm_' not in name]
 
 # What a training step may do without, so that it takes a second.
 SHALLOW = dict(
     CoTNet=dict(depth=(1, 1, 1, 1)),
     CoTNeXt=dict(depth=(1, 1, 1, 1)),
     SECoTNetD=dict(depth=(1, 1, 2, 1)),
-    Container=dict(table_size=64),
     PAMVisionTransformer=dict(img_size=64),
     ContextualResNet=dict(depth=(1, 1, 1, 1)),
 )
 # What the shallow network keeps of the named depth or arch.
 KEPT = {
+    ('ResNet', 101): dict(depth=50),
     ('SECoTNetD', 101): dict(stem_channels=64),
     ('SECoTNetD', 152): dict(stem_channels=64, blur_pool=True),
 }
+for name in ('VisionTransformer', 'PAMVisionTransformer'):
+    KEPT[name, 'deit-small'] = dict(
+        arch=dict(
+            embed_dims=384,
+            num_layers=2,
+            num_heads=6,
+            feedforward_channels=384,
+        )
+    )
 for name, arch in CoaT.arch_settings.items():
     KEPT['CoaT', name] = dict(
         arch=dict(
@@ -63,10 +70,6 @@ LIMITS = dict(
     hidden_channels=32,
     num_prototypes=64,
 )
-
-
-def load(name):
-    return Config.fromfile(ROOT / 'configs' / f'{name}.py')
 
 
 def replace(node, change):
@@ -161,6 +164,16 @@ def shrink(cfg, data_roots, work_dir):
         if hook.type != 'PrepareDigitScenes'
     ]
     return cfg
+
+
+@pytest.mark.parametrize('name', ALL_CONFIGS)
+def test_nothing_is_left_of_the_stock_config(name):
+    """Of another length or another backbone's weights, without effect."""
+    cfg = load(name)
+    if 'max_epochs' in cfg:
+        assert cfg.max_epochs == cfg.train_cfg.max_epochs
+    for key in ('pretrained', 'checkpoint_file'):
+        assert cfg.get(key) is None
 
 
 @pytest.fixture

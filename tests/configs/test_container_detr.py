@@ -1,17 +1,19 @@
 """The recipes of Container's DETR family (Table 5 of the paper)."""
 
+import functools
+
 import pytest
 import torch
-from mmengine.config import Config
 from mmengine.optim import build_optim_wrapper
-from mmengine.registry import MODELS, init_default_scope
+from mmengine.registry import MODELS
 
-from tests.scripts import ROOT
+from tests.configs import recipes
 
 DETR = 'detr_container-light_8xb2-50e_coco'
 DEFORMABLE = 'deformable-detr-single-scale_container-light_16xb2-50e_coco'
 SMCA = 'smca-detr-single-scale_container-light_8xb2-50e_coco'
 NAMES = (DETR, DEFORMABLE, SMCA)
+RESNETS = [name.replace('container-light', 'r50') for name in NAMES]
 FOCAL = dict(
     type='FocalLoss',
     use_sigmoid=True,
@@ -21,10 +23,7 @@ FOCAL = dict(
 )
 
 
-def load(name):
-    cfg = Config.fromfile(ROOT / f'configs/container/{name}.py')
-    init_default_scope(cfg.default_scope)
-    return cfg
+load = functools.partial(recipes.load, folder='container')
 
 
 @pytest.fixture(scope='module', params=NAMES)
@@ -160,6 +159,28 @@ def test_backbone_is_trained_whole_from_the_released_weights(name):
     assert backbone.norm_cfg == dict(type='SyncBN')
     assert 'frozen_stages' not in backbone
     assert 'norm_eval' not in backbone
+
+
+@pytest.mark.parametrize('name', RESNETS)
+def test_resnets_train_as_container_does(name):
+    """From torchvision's weights, with the norms and first stage frozen."""
+    cfg, counterpart = load(name), load(name.replace('r50', 'container-light'))
+    backbone = cfg.model.pop('backbone')
+    counterpart.model.pop('backbone')
+    assert (backbone.type, backbone.depth) == ('ResNet', 50)
+    assert tuple(backbone.out_indices) == (3,)
+    assert (backbone.frozen_stages, backbone.norm_eval) == (1, True)
+    assert not backbone.norm_cfg.requires_grad
+    assert cfg.model.neck.pop('in_channels') == [2048]
+    counterpart.model.neck.pop('in_channels')
+    for key in (
+        'model',
+        'optim_wrapper',
+        'param_scheduler',
+        'train_cfg',
+        'train_dataloader',
+    ):
+        assert cfg[key] == counterpart[key]
 
 
 @pytest.mark.parametrize('name', NAMES)

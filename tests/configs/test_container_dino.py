@@ -2,16 +2,10 @@
 
 import pytest
 import torch
-from mmengine.config import Config
 from mmengine.optim import build_optim_wrapper
-from mmengine.registry import (
-    DATASETS,
-    MODELS,
-    PARAM_SCHEDULERS,
-    init_default_scope,
-)
+from mmengine.registry import DATASETS, PARAM_SCHEDULERS
 
-from tests.scripts import ROOT
+from tests.helpers.recipes import build_on_meta, load
 
 NAME = 'dino_container-light_8xb64-amp-100e_in1k'
 STEPS = 2  # per epoch, instead of 2502
@@ -19,15 +13,12 @@ STEPS = 2  # per epoch, instead of 2502
 
 @pytest.fixture
 def cfg():
-    cfg = Config.fromfile(ROOT / f'configs/container/{NAME}.py')
-    init_default_scope(cfg.default_scope)
-    return cfg
+    return load(NAME, 'container')
 
 
 @pytest.fixture
 def model(cfg):
-    with torch.device('meta'):
-        return MODELS.build(cfg.model)
+    return build_on_meta(cfg)
 
 
 def test_views(cfg, data_roots):
@@ -147,6 +138,20 @@ def test_rate_and_weight_decay_over_the_training(cfg, model):
     assert decays[0] == pytest.approx(0.04)
     assert decays[50 * STEPS] == pytest.approx(0.22)
     assert decays[-1] == pytest.approx(0.4, rel=1e-4)
+
+
+def test_deit_small_trains_alike(cfg):
+    """Its class token is what is compared; there are no norms of batches."""
+    deit = load('dino_deit-small_8xb64-amp-100e_in1k', 'container')
+    model = build_on_meta(deit)
+    assert model.neck is None
+    views = torch.zeros(2, 3, 96, 96, device='meta')
+    assert model.extract_feat(views).shape == (2, 384)
+    assert deit.model.head == dict(cfg.model.head, in_channels=384)
+    for key in ('optim_wrapper', 'param_scheduler', 'train_dataloader'):
+        assert deit[key] == cfg[key]
+    for key in ('loss', 'classifier', 'base_momentum'):
+        assert deit.model[key] == cfg.model[key]
 
 
 def split_groups(model, optimizer):

@@ -1,32 +1,36 @@
 """The recipes of Contextual CNN: what the paper and its release fix."""
 
+import functools
+
 import pytest
 import torch
 from mmengine.config import Config
-from mmengine.registry import init_default_scope
+from mmengine.optim import build_optim_wrapper
+from torch import nn
 
 from mmctx.models.layers import ContextualConv2d
-from tests.configs.recipes import (
+from mmctx.models.layers.stochastic_depth import StochasticDepth
+from tests.configs import recipes
+from tests.helpers.recipes import (
     build_on_meta,
     decays,
     optimizer_of,
     options,
-    rates,
 )
-from tests.scripts import ROOT
 
-FOLDER = ROOT / 'configs/contextual_cnn'
-CONVNEXT = sorted(p.stem for p in FOLDER.glob('ctx-convnext-*.py'))
-RESNET = sorted(p.stem for p in FOLDER.glob('ctx-resnet50*.py'))
+NAMES = [
+    name.split('/')[1]
+    for name in recipes.CONFIGS
+    if name.startswith('contextual_cnn/')
+]
+CONVNEXT = [name for name in NAMES if name.startswith('ctx-convnext')]
+RESNET = [name for name in NAMES if name.startswith('ctx-resnet50')]
 RESNET50 = 'ctx-resnet50_8xb32-200e_in1k'
 MASK_RCNN = 'mask-rcnn_ctx-convnext-tiny_fpn_amp-ms-crop-3x_coco'
 WITHOUT_DECAY = ('contextualizing.embedding', 'contextualizing.log_scale')
 
 
-def load(name, folder=FOLDER):
-    cfg = Config.fromfile(folder / f'{name}.py')
-    init_default_scope(cfg.default_scope)
-    return cfg
+load = functools.partial(recipes.load, folder='contextual_cnn')
 
 
 def contextual_blocks(backbone):
@@ -58,7 +62,9 @@ def test_convnexts_train_alike(name):
     assert cfg.auto_scale_lr == dict(enable=False, base_batch_size=4096)
     assert cfg.optim_wrapper.type == 'AmpOptimWrapper'
     assert cfg.optim_wrapper.get('clip_grad') is None
-    assert not cfg.get('custom_hooks'), 'no averages of weights'
+    (hook,) = cfg.custom_hooks
+    assert (hook.type, hook.momentum) == ('EMAHook', 1e-4)
+    assert hook.update_buffers and hook.evaluate_on_origin
     mixes = [(a.type, a.alpha) for a in cfg.model.train_cfg.augments]
     assert mixes == [('Mixup', 0.8), ('CutMix', 1.0)]
     assert cfg.model.train_cfg.get('probs') is None
@@ -69,13 +75,14 @@ def test_convnexts_train_alike(name):
     assert [s.scale for s in test_steps if s.type == 'ResizeEdge'] == [256]
 
 
-@pytest.mark.parametrize('name', RESNET)
+@pytest.mark.parametrize('name', [*RESNET, 'resnet50_8xb32-200e_in1k'])
 def test_resnets_train_alike(name):
     cfg = load(name)
     assert cfg.train_dataloader.batch_size * 8 == 256
     assert cfg.auto_scale_lr == dict(enable=False, base_batch_size=256)
     assert cfg.optim_wrapper.type == 'AmpOptimWrapper'
     assert not cfg.get('custom_hooks')
+    assert cfg.default_hooks.sync_buffers.type == 'SyncBuffersHook'
     assert 'train_cfg' not in cfg.model, 'no mixup, no CutMix'
     assert [s.type for s in cfg.train_dataloader.dataset.pipeline] == [
         'LoadImageFromFile',
@@ -92,32 +99,16 @@ def test_resnets_train_alike(name):
 
 
 @pytest.mark.parametrize(
-    'name, peak, epochs', [(CONVNEXT[0], 1e-3, 300), (RESNET50, 1e-4, 200)]
-)
-def test_rate_over_the_epochs(name, peak, epochs):
-    seen = rates(load(name), epoch_length=4)
-    assert len(seen) == epochs * 4
-    assert seen[0] == pytest.approx(1e-7)
-    assert max(seen) == pytest.approx(peak)
-    assert seen.index(max(seen)) in (20 * 4 - 1, 20 * 4)
-    assert seen[:80] == sorted(seen[:80])
-    later = [seen[i : i + 4] for i in range(80, epochs * 4, 4)]
-    assert all(len(set(epoch)) == 1 for epoch in later), 'steps per epoch'
-    assert later == sorted(later, reverse=True)
-    assert later[-1][0] < 2e-7
-
-
-@pytest.mark.parametrize(
     'name, decay, rate', [(CONVNEXT[0], 0.05, 1e-3), (RESNET50, 0.01, 1e-4)]
 )
 def test_what_decays(name, decay, rate):
     model, optimizer = optimizer_of(load(name))
     assert type(optimizer) is torch.optim.AdamW
-    (given,) = {
+    (settings,) = {
         (*group['betas'], group['eps'], group['lr'])
         for group in optimizer.param_groups
     }
-    assert given == (0.9, 0.999, 1e-8, rate)
+    assert settings == (0.9, 0.999, 1e-8, rate)
     shapes = dict(model.named_parameters())
     assert all(f'backbone.{name}' in shapes for name in WITHOUT_DECAY)
     for label, found in decays(model, optimizer).items():
@@ -130,9 +121,10 @@ def test_loss_and_classes(name):
     model = build_on_meta(load(name))
     backbone, loss = model.backbone, model.head.loss_module
     assert (loss.alpha, loss.label_smooth) == (0.15, 0.1)
-    assert backbone.selection == 'rerank'
-    assert backbone.class_counts == (500, 200, 50)
-    assert backbone.contextualizing.temperature == 'shared'
+    layers = backbone.contextualizing
+    assert layers.selection == 'rerank'
+    assert layers.class_counts == (500, 200, 50)
+    assert layers.temperature == 'shared'
     assert all(p.requires_grad for p in model.parameters())
 
 
@@ -150,11 +142,12 @@ def test_convnexts(arch, drop_path, third):
     probabilities = [
         module.drop_prob
         for module in backbone.modules()
-        if type(module).__name__ == 'DropPath'
+        if isinstance(module, StochasticDepth)
     ]
     assert probabilities == sorted(probabilities)
     assert probabilities[-1] == pytest.approx(drop_path)
-    assert len(probabilities) == third + 8, 'all blocks but the first'
+    assert len(probabilities) == third + 9
+    assert probabilities[0] == 0 < probabilities[1]
 
 
 #: Of each row: weight and sampling offsets, mask, contextual stages, scored
@@ -241,9 +234,9 @@ def test_mask_rcnn_learns_as_convnexts_does():
         ('rpn_head.', 0),
         ('roi_head.', 0),
     ):
-        found = {v for k, v in rate.items() if k.startswith(start)}
+        values = {v for k, v in rate.items() if k.startswith(start)}
         expected = pytest.approx([1e-4 * 0.95**layers_after])
-        assert list(found) == expected, start
+        assert list(values) == expected, start
     shapes = dict(model.named_parameters())
     for label, decay in decays(model, optimizer).items():
         exempt = shapes[label].ndim < 2 or label.endswith(WITHOUT_DECAY)
@@ -256,10 +249,84 @@ def test_mask_rcnn_learns_as_convnexts_does():
     assert 'backbone.contextualizing.embedding' in rate
 
 
+def test_tsm():
+    """TSM's groups of parameters, schedule and clips; mmaction2's model."""
+    cfg = load('tsm_ctx-resnet50_8xb16-dense-1x1x16-100e_kinetics400-rgb')
+    assert cfg.default_scope == 'mmaction'
+    assert cfg.train_dataloader.batch_size * 8 == 128
+    (schedule,) = cfg.param_scheduler
+    assert (schedule.milestones, cfg.train_cfg.max_epochs) == ([40, 80], 100)
+    samplers = [
+        [step for step in loader.dataset.pipeline if 'Sample' in step.type]
+        for loader in (cfg.train_dataloader, cfg.test_dataloader)
+    ]
+    assert [s.type for (s,) in samplers] == ['DenseSampleFrames'] * 2
+    assert [s.num_clips for (s,) in samplers] == [16, 16]
+    assert samplers[1][0].num_sample_positions == 10
+    assert cfg.model.cls_head.num_segments == 16
+
+
+@pytest.fixture
+def video_classifier():
+    """The backbone of the TSM config, and a head as mmaction2 names it."""
+    cfg = load('tsm_ctx-resnet50_8xb16-dense-1x1x16-100e_kinetics400-rgb')
+    backbone = build_on_meta(Config(dict(model=cfg.model.backbone)))
+    head = nn.Module()
+    head.fc_cls = nn.Linear(2048, 400, device='meta')
+    return cfg, nn.ModuleDict(dict(backbone=backbone, cls_head=head))
+
+
+def test_backbone_of_tsm_takes_clips(video_classifier):
+    _, model = video_classifier
+    (features,) = model['backbone'](
+        torch.zeros(2 * 16, 3, 64, 64, device='meta')
+    )
+    assert features.shape == (32, 2048, 2, 2)
+    shifts = [m for m in model.modules() if hasattr(m, 'num_segments')]
+    assert len(shifts) == 3 + 4 + 6 + 3
+
+
+def test_what_tsm_learns_faster(video_classifier):
+    cfg, model = video_classifier
+    optimizer = build_optim_wrapper(model, cfg.optim_wrapper).optimizer
+    rate = options(model, optimizer, 'lr')
+    decay = options(model, optimizer, 'weight_decay')
+    assert rate['cls_head.fc_cls.weight'] == pytest.approx(5 * 0.02)
+    assert decay['cls_head.fc_cls.weight'] == 1e-4
+    assert rate['cls_head.fc_cls.bias'] == pytest.approx(10 * 0.02)
+    assert decay['cls_head.fc_cls.bias'] == 0
+    for name in rate:
+        if name.startswith('backbone.') and name.endswith('conv.weight'):
+            assert (rate[name], decay[name]) == (0.02, 1e-4), name
+
+
+@pytest.mark.parametrize('depth', [50, 101])
+def test_baselines_of_tsm(depth):
+    """mmaction2's ResNets in the same recipe."""
+    name = 'tsm_ctx-resnet50_8xb16-dense-1x1x16-100e_kinetics400-rgb'
+    cfg = load(name.replace('ctx-resnet50', f'r{depth}'))
+    backbone = cfg.model.pop('backbone')
+    assert (backbone.type, backbone.depth) == ('ResNetTSM', depth)
+    assert backbone.pretrained == f'torchvision://resnet{depth}'
+    counterpart = load(name)
+    counterpart.model.pop('backbone')
+    for key in ('model', 'optim_wrapper', 'param_scheduler', 'train_pipeline'):
+        assert cfg[key] == counterpart[key]
+
+
+def test_baseline_of_the_ablations():
+    """Rows a1 and c1: ResNet-50 in the recipe of the others."""
+    cfg, counterpart = load('resnet50_8xb32-200e_in1k'), load(RESNET50)
+    assert cfg.model.backbone.type == 'ResNet'
+    assert cfg.model.head.loss.label_smooth_val == 0.1
+    for key in ('optim_wrapper', 'param_scheduler', 'train_dataloader'):
+        assert cfg[key] == counterpart[key]
+
+
 def test_digits_have_candidates_of_their_own():
     """A detector's backbone is the classifier's, but for what it scores."""
     classifier, detector = (
-        load(f'{name}_digit-scenes', ROOT / 'configs/digit_scenes').model
+        recipes.load(f'digit_scenes/{name}_digit-scenes').model
         for name in (
             'ctx-resnet14',
             'faster-rcnn_ctx-resnet14_fpn',

@@ -1,28 +1,20 @@
 """Training and evaluation of ConTNet that no stock config has."""
 
+import functools
+
 import numpy as np
 import pytest
 import torch
-from mmengine.config import Config
 from mmengine.dataset import Compose
 from mmengine.hub import get_config
-from mmengine.optim import build_optim_wrapper
-from mmengine.registry import DATASETS, MODELS, init_default_scope
+from mmengine.registry import DATASETS, MODELS
 
-from tests.scripts import ROOT
+from tests.configs import recipes
+from tests.helpers.recipes import build_on_meta, decays, optimizer_of, options
 
 PSPNET = 'pspnet_cont-m_8xb2-adamw-200e_cityscapes-672x672'
 
-
-def load(name):
-    cfg = Config.fromfile(ROOT / f'configs/contnet/{name}.py')
-    init_default_scope(cfg.default_scope)
-    return cfg
-
-
-def build_on_meta(cfg):
-    with torch.device('meta'):
-        return MODELS.build(cfg.model)
+load = functools.partial(recipes.load, folder='contnet')
 
 
 @pytest.mark.parametrize(
@@ -37,38 +29,82 @@ def build_on_meta(cfg):
     ],
 )
 def test_encoders_have_a_rate_of_their_own(name, rate, ste_rate):
-    cfg = load(name)
-    model = build_on_meta(cfg)
-    optimizer = build_optim_wrapper(model, cfg.optim_wrapper).optimizer
-    groups = {
-        id(p): group
-        for group in optimizer.param_groups
-        for p in group['params']
-    }
+    model, optimizer = optimizer_of(load(name))
+    rates = options(model, optimizer, 'lr')
+    weight_decays = decays(model, optimizer)
     encoders = {
         id(p)
         for stage in model.backbone.stages
         for block in stage
         for p in block.ste.parameters()
     }
-    assert len(groups) == len(list(model.parameters())) > len(encoders) > 0
+    assert len(rates) > len(encoders) > 0
     for label, p in model.named_parameters():
-        group = groups[id(p)]
         expected = ste_rate if id(p) in encoders else rate
-        assert group['lr'] == pytest.approx(expected), label
-        assert group['weight_decay'] == (5e-5 if p.ndim > 1 else 0), label
+        assert rates[label] == pytest.approx(expected), label
+        assert weight_decays[label] == (5e-5 if p.ndim > 1 else 0), label
+
+
+def test_encoders_of_detectors_can_have_a_rate_of_their_own():
+    """The option that the README names."""
+    cfg = load('mask-rcnn_cont-m_fpn_1x_coco')
+    cfg.optim_wrapper.paramwise_cfg = dict(
+        custom_keys={'.ste.': dict(lr_mult=0.025)}
+    )
+    for name, rate in options(*optimizer_of(cfg), 'lr').items():
+        expected = 0.0005 if '.ste.' in name else 0.02
+        assert rate == pytest.approx(expected), name
 
 
 def test_strong_recipe_has_one_rate():
-    cfg = load('cont-m_8xb64-adamw-strong-200e_in1k')
-    model = build_on_meta(cfg)
-    optimizer = build_optim_wrapper(model, cfg.optim_wrapper).optimizer
+    _, optimizer = optimizer_of(load('cont-m_8xb64-adamw-strong-200e_in1k'))
     assert {group['lr'] for group in optimizer.param_groups} == {5e-4}
     assert {
         (p.ndim > 1, group['weight_decay'])
         for group in optimizer.param_groups
         for p in group['params']
     } == {(True, 0.05), (False, 0)}
+
+
+@pytest.mark.parametrize('depth', [18, 50, 101])
+@pytest.mark.parametrize('strong', ['', '-strong'])
+def test_resnets_train_with_sgd_at_one_rate(depth, strong):
+    """In both recipes, on the data of ConTNet."""
+    cfg = load(f'resnet{depth}_8xb64-sgd{strong}-200e_in1k')
+    counterpart = load(
+        f'cont-m_8xb64-{"adamw-strong" if strong else "sgd"}-200e_in1k'
+    )
+    assert cfg.train_dataloader == counterpart.train_dataloader
+    assert cfg.model.get('train_cfg') == counterpart.model.get('train_cfg')
+    assert cfg.model.head.loss == counterpart.model.head.loss
+    # mmpretrain's ResNet does not build on meta.
+    model, optimizer = optimizer_of(cfg, lambda cfg: MODELS.build(cfg.model))
+    assert model.backbone.depth == depth
+    assert type(optimizer) is torch.optim.SGD
+    assert set(options(model, optimizer, 'lr').values()) == {0.2}
+    assert set(decays(model, optimizer).values()) == {5e-5, 0}
+
+
+@pytest.mark.parametrize(
+    'name, folder',
+    [
+        ('retinanet_r50_fpn_1x_coco', 'retinanet'),
+        ('fcos_r50-caffe_fpn_gn-head_1x_coco', 'fcos'),
+        ('faster-rcnn_r50_fpn_1x_coco', 'faster_rcnn'),
+        ('mask-rcnn_r50_fpn_1x_coco', 'mask_rcnn'),
+    ],
+)
+def test_detectors_on_resnet50_are_those_of_mmdet(name, folder):
+    cfg, stock = load(name), get_config(f'mmdet::{folder}/{name}.py')
+    for key in (
+        'model',
+        'train_dataloader',
+        'test_dataloader',
+        'optim_wrapper',
+        'param_scheduler',
+        'train_cfg',
+    ):
+        assert plain(cfg[key]) == plain(stock[key]), key
 
 
 @pytest.mark.parametrize('probs, cuts', [(None, True), ([1, 0], False)])
@@ -115,6 +151,34 @@ def plain(node):
     if isinstance(node, dict):
         return {k: plain(v) for k, v in node.items() if k != '_scope_'}
     return [plain(v) for v in node] if isinstance(node, list) else node
+
+
+def test_pspnet_warms_up_and_clips_as_mmseg_does_with_adamw():
+    cfg = load(PSPNET)
+    assert cfg.optim_wrapper.clip_grad == dict(max_norm=1, norm_type=2)
+    warm_up, decay = cfg.param_scheduler
+    assert (warm_up.type, warm_up.start_factor) == ('LinearLR', 1e-3)
+    assert (decay.type, decay.power) == ('PolyLR', 0.9)
+    assert (warm_up.end, decay.begin, decay.end) == (1000, 1000, 37000)
+    _, optimizer = optimizer_of(cfg)
+    (group,) = optimizer.param_groups
+    assert (group['lr'], group['weight_decay']) == (5e-4, 0.05)
+
+
+def test_pspnet_on_resnet50_trains_as_pspnet_itself():
+    """At stride 8, with SGD, ten times as fast in the heads."""
+    cfg = load('pspnet_r50-d8_8xb2-sgd-200e_cityscapes-713x713')
+    model, optimizer = optimizer_of(cfg)
+    *_, last = model.backbone(torch.zeros(1, 3, 64, 64, device='meta'))
+    assert last.shape == (1, 2048, 8, 8)
+    for name, rate in options(model, optimizer, 'lr').items():
+        is_head = not name.startswith('backbone.')
+        assert rate == pytest.approx(0.1 if is_head else 0.01), name
+    assert cfg.optim_wrapper.get('clip_grad') is None
+    (decay,) = cfg.param_scheduler
+    assert (decay.type, decay.get('begin', 0)) == ('PolyLR', 0)
+    (crop,) = (s for s in cfg.train_pipeline if s.type == 'RandomCrop')
+    assert crop.crop_size == cfg.model.test_cfg.crop_size == (713, 713)
 
 
 def test_pspnet_trains_on_crops(data_roots):

@@ -6,7 +6,7 @@ from mmengine.config import Config
 from mmengine.registry import DefaultScope
 from mmpretrain.registry import TRANSFORMS
 
-from tests.scripts import ROOT
+from tests.helpers.scripts import ROOT
 
 SIDES = (224, 256, 320)
 
@@ -58,6 +58,36 @@ def test_top_strength_is_one_and_a_half_times_the_usual(side):
             Brightness=0.1 + 1.5 * 1.8 - 1,
             Sharpness=0.1 + 1.5 * 1.8 - 1,
             Shear=1.5 * 0.3,
-            Cutout=1.5 * 40,
+            # 40 on each side of the centre
+            Cutout=1.5 * 2 * 40,
         )
     )
+
+
+def test_a_quarter_of_the_image_is_cut_out():
+    """On average; what is uncovered has the mean colour."""
+    (cutout,) = (
+        operation
+        for operation in randaugment(224).transforms
+        if type(operation).__name__ == 'Cutout'
+    )
+    cutout.prob = 1
+    np.random.seed(0)
+    black = np.zeros((224, 224, 3), np.uint8)
+    images = np.stack([cutout(dict(img=black))['img'] for _ in range(100)])
+    cut = images.any(-1)
+    assert cut.mean() == pytest.approx(0.244, rel=0.05)
+    assert (images[cut] == (104, 116, 124)).all()
+
+
+@pytest.mark.parametrize('side', SIDES)
+def test_geometric_operations_are_bicubic_and_fill_with_the_mean(side):
+    geometric = [
+        operation
+        for operation in randaugment(side).transforms
+        if type(operation).__name__ in ('Rotate', 'Shear', 'Translate')
+    ]
+    assert len(geometric) == 5
+    for operation in geometric:
+        assert operation.interpolation == 'bicubic'
+        assert tuple(operation.pad_val) == (104, 116, 124)

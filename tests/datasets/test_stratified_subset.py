@@ -59,8 +59,8 @@ def test_every_class_keeps_the_fraction(
 ):
     inner = dict(serialize_data=serialize)
     dataset = build(tmp_path, listing, fraction, inner=inner)
-    found = Counter(sample['gt_label'] for sample in samples(dataset))
-    assert tuple(found[label] for label in range(len(COUNTS))) == sizes
+    counts = Counter(sample['gt_label'] for sample in samples(dataset))
+    assert tuple(counts[label] for label in range(len(COUNTS))) == sizes
     assert len(names(dataset)) == len(dataset) == sum(sizes)
     for sample in samples(dataset):
         assert f'/c{sample["gt_label"]}_' in sample['img_path']

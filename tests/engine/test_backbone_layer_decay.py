@@ -2,7 +2,7 @@ import pytest
 from mmengine.optim import build_optim_wrapper
 from torch import nn
 
-from tests.backbones import build_tiny
+from tests.helpers.backbones import build_tiny
 
 
 class Model(nn.Module):
@@ -22,13 +22,13 @@ def options_of(model, layer_decay, **paramwise):
             paramwise_cfg=dict(layer_decay=layer_decay, **paramwise),
         ),
     ).optimizer
-    found = {
+    by_id = {
         id(p): (group['lr'], group['weight_decay'])
         for group in optimizer.param_groups
         for p in group['params']
     }
     return {
-        name: found[id(p)]
+        name: by_id[id(p)]
         for name, p in model.named_parameters()
         if p.requires_grad
     }
@@ -37,8 +37,8 @@ def options_of(model, layer_decay, **paramwise):
 def test_three_blocks_to_a_layer():
     """Depths 1, 2, 3, 1: layers of stem, 3, 3 and 1 blocks, and the head."""
     model = Model('ContextualConvNeXt')
-    found = options_of(model, dict(rate=0.5, blocks_per_layer=3))
-    rates = {name: lr for name, (lr, _) in found.items()}
+    groups = options_of(model, dict(rate=0.5, blocks_per_layer=3))
+    rates = {name: lr for name, (lr, _) in groups.items()}
     for name, layers_after in (
         ('head.weight', 0),
         ('backbone.stages.3.0.norm.weight', 1),
@@ -52,25 +52,25 @@ def test_three_blocks_to_a_layer():
 
 
 def test_one_block_to_a_layer():
-    found = options_of(Model('CoTNet'), dict(rate=0.5))
-    assert found['head.bias'][0] == 1
-    assert found['backbone.stages.3.0.reduce.0.weight'][0] == 0.5
-    assert found['backbone.stages.0.0.reduce.0.weight'][0] == 0.5**4
-    assert {v for k, (v, _) in found.items() if 'stem' in k} == {0.5**5}
+    groups = options_of(Model('CoTNet'), dict(rate=0.5))
+    assert groups['head.bias'][0] == 1
+    assert groups['backbone.stages.3.0.reduce.0.weight'][0] == 0.5
+    assert groups['backbone.stages.0.0.reduce.0.weight'][0] == 0.5**4
+    assert {v for k, (v, _) in groups.items() if 'stem' in k} == {0.5**5}
 
 
 def test_other_rules_stay():
-    found = options_of(
+    groups = options_of(
         Model('ContextualConvNeXt'),
         dict(rate=0.5, blocks_per_layer=8),
         flat_decay_mult=0.0,
         custom_keys={'head.bias': dict(lr_mult=4.0, decay_mult=2.0)},
     )
-    assert found['head.bias'] == (4.0, 0.2)
-    assert found['head.weight'] == (1.0, 0.1)
-    assert found['backbone.stages.0.0.mlp.fc1.weight'] == (0.5, 0.1)
-    assert found['backbone.stages.0.0.mlp.fc1.bias'] == (0.5, 0.0)
-    assert found['backbone.stem.proj.bias'] == (0.25, 0.0)
+    assert groups['head.bias'] == (4.0, 0.2)
+    assert groups['head.weight'] == (1.0, 0.1)
+    assert groups['backbone.stages.0.0.mlp.fc1.weight'] == (0.5, 0.1)
+    assert groups['backbone.stages.0.0.mlp.fc1.bias'] == (0.5, 0.0)
+    assert groups['backbone.stem.proj.bias'] == (0.25, 0.0)
 
 
 @pytest.mark.parametrize(

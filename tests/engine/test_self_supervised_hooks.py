@@ -173,8 +173,8 @@ def test_two_processes_share_the_bank_and_the_centre(
         torch.load(tmp_path / f'{rank}.pt') for rank in (0, 1)
     )
     alone, labels = bank(data_root, config, False)
-    for features, found in (a, b):
-        assert torch.equal(found, labels)
+    for features, bank_labels in (a, b):
+        assert torch.equal(bank_labels, labels)
         torch.testing.assert_close(
             nn.functional.normalize(features), nn.functional.normalize(alone)
         )

@@ -33,7 +33,7 @@ CASES = {
 def prepared(case):
     torch.manual_seed(0)
     mlp, norm, x = CASES[case]()
-    return mlp.eval(), norm, x
+    return mlp.eval(), norm and norm.eval(), x
 
 
 def both_ways(*args, **kwargs):
@@ -44,9 +44,9 @@ def both_ways(*args, **kwargs):
 
 
 def count_calls(monkeypatch):
-    calls, original = [], cpu.add_mlp
+    calls, original = [], cpu._add_rows
     monkeypatch.setattr(
-        cpu, 'add_mlp', lambda *args: calls.append(1) or original(*args)
+        cpu, '_add_rows', lambda *args: calls.append(1) or original(*args)
     )
     return calls
 
@@ -127,3 +127,18 @@ def test_gradients(case):
     torch.autograd.gradcheck(
         lambda x: add_mlp(x, mlp.double(), norm), x[:1].requires_grad_()
     )
+
+
+@pytest.mark.parametrize('case', ['few pixels', 'scale', 'norm in training'])
+def test_feature_maps_of_other_kinds(case, monkeypatch):
+    """A norm that is not worth folding, or must not be; a scale."""
+    mlp, _, x = prepared('feature map')
+    calls, scale = count_calls(monkeypatch), None
+    x = x[:, :, :2, :3]
+    if case == 'scale':
+        scale = torch.randn(3)
+    elif case == 'norm in training':
+        mlp.norm.train()
+    fast, expected = both_ways(x, mlp, scale=scale)
+    torch.testing.assert_close(fast, expected, rtol=1e-4, atol=1e-5)
+    assert len(calls) == (case == 'few pixels')

@@ -3,10 +3,10 @@ import torch
 import torchvision
 from torch import nn
 
-from mmctx.ops import contextual_deform_conv
-from mmctx.ops.contextual_deform_conv import bags
+from mmctx.ops import contextual_deform_conv, reference
+from mmctx.ops.contextual_deform_conv import cpu
 
-BACKENDS = ('reference', 'bags')
+BACKENDS = ('reference', 'cpu')
 # n, c, out channels, groups, kernel, h, w, stride, padding, dilation
 CASES = {
     'depthwise': (2, 5, 5, 5, (7, 7), (9, 8), 1, 3, 1),
@@ -106,9 +106,9 @@ def test_slices_of_images_and_of_pixels(case, numbers, monkeypatch):
     whole = results(
         contextual_deform_conv, inputs, backend='reference', **geometry
     )
-    monkeypatch.setattr(bags, 'SLICE', numbers)
+    monkeypatch.setattr(cpu, 'SLICE', numbers)
     assert_equal(
-        results(contextual_deform_conv, inputs, backend='bags', **geometry),
+        results(contextual_deform_conv, inputs, backend='cpu', **geometry),
         whole,
     )
 
@@ -181,19 +181,71 @@ def test_strided_inputs(backend, case):
     )
 
 
+@backends
 @pytest.mark.parametrize('case', ['depthwise-strided', 'grouped'])
-def test_gradients_of_gradients_by_the_reference(case):
+def test_gradients_of_gradients(backend, case):
     inputs, geometry = make(case, spread=0.3)
     names = list(inputs)
 
     def function(*values):
         return contextual_deform_conv(
-            **dict(zip(names, values)), backend='reference', **geometry
+            **dict(zip(names, values)), backend=backend, **geometry
         )
 
     values = tuple(inputs.values())
     assert torch.autograd.gradcheck(function, values, fast_mode=True)
     assert torch.autograd.gradgradcheck(function, values, fast_mode=True)
+
+
+def test_gradients_of_inputs_that_depend_on_each_other():
+    """Of any order: here the third."""
+    x = torch.randn(1, 2, 3, 3, dtype=torch.double, requires_grad=True)
+    offset = torch.full((1, 18, 3, 3), 0.3, dtype=torch.double)
+
+    def gradient(x):
+        weight = x[..., None][..., :1, 0].unflatten(2, (1, 3)).sin()
+        weight = weight.expand(1, 2, 1, 3, 3)
+        out = contextual_deform_conv(
+            x, offset + 0.1 * x.mean(), weight, padding=1, backend='cpu'
+        )
+        return torch.autograd.grad(out.sin().sum(), x, create_graph=True)[0]
+
+    assert torch.autograd.gradgradcheck(gradient, x)
+
+
+def count_calls(monkeypatch):
+    calls, forward = [], cpu.forward
+    monkeypatch.setattr(
+        cpu, 'forward', lambda *args: calls.append(1) or forward(*args)
+    )
+    return calls
+
+
+@pytest.mark.parametrize('case', ['depthwise', 'dense'])
+def test_who_runs_on_a_cpu(case, monkeypatch):
+    """Embedding bags, unless somebody looks through the operator."""
+    inputs, geometry = make(case)
+    calls = count_calls(monkeypatch)
+    expected = contextual_deform_conv(**inputs, **geometry)
+    assert calls == [1]
+    with reference():
+        torch.testing.assert_close(
+            contextual_deform_conv(**inputs, **geometry), expected
+        )
+
+    def function(x, **options):
+        return contextual_deform_conv(
+            **{**inputs, 'x': x}, **geometry, **options
+        )
+
+    x, step = inputs['x'].detach(), torch.randn_like(inputs['x'])
+    _, tangent = torch.func.jvp(function, (x,), (step,))
+    torch.testing.assert_close(  # linear in x
+        tangent, function(x + step) - function(x)
+    )
+    assert calls == [1] * 3
+    with pytest.raises(ValueError, match="'cpu' cannot run.*forward-mode"):
+        torch.func.jvp(lambda x: function(x, backend='cpu'), (x,), (step,))
 
 
 @backends
@@ -226,20 +278,22 @@ def test_mixed_dtypes_as_under_autocast(backend):
 
 
 @backends
-@pytest.mark.parametrize('wanted', ['x', 'offset', 'weight', 'bias', 'mask'])
+@pytest.mark.parametrize(
+    'leaf_name', ['x', 'offset', 'weight', 'bias', 'mask']
+)
 @pytest.mark.parametrize('case', ['depthwise', 'dense'])
-def test_one_gradient_at_a_time(backend, wanted, case):
+def test_one_gradient_at_a_time(backend, leaf_name, case):
     inputs, geometry = make(case)
     everything = results(
         contextual_deform_conv, inputs, backend=backend, **geometry
     )
     for name, value in inputs.items():
-        value.requires_grad_(name == wanted)
+        value.requires_grad_(name == leaf_name)
     out = contextual_deform_conv(**inputs, backend=backend, **geometry)
     probe = torch.linspace(-1, 1, out.numel(), dtype=out.dtype)
     out.backward(probe.view(out.shape).cos())
     for (name, value), grad in zip(inputs.items(), everything[1:]):
-        if name == wanted:
+        if name == leaf_name:
             torch.testing.assert_close(value.grad, grad)
         else:
             assert value.grad is None
@@ -338,6 +392,18 @@ def test_onnx_equals_torch(tmp_path):
 
 
 @backends
+@pytest.mark.parametrize('case', ['depthwise', 'grouped'])
+def test_empty_batch(backend, case):
+    inputs, geometry = make(case)
+    none = {k: v if k == 'bias' else v[:0] for k, v in inputs.items()}
+    out, *grads = results(
+        contextual_deform_conv, none, backend=backend, **geometry
+    )
+    assert out.shape[0] == 0
+    assert all(grad.numel() == 0 or not grad.any() for grad in grads)
+
+
+@backends
 @pytest.mark.parametrize('case', ['depthwise-strided', 'grouped'])
 def test_meta_tensors(backend, case):
     inputs, geometry = make(case)
@@ -395,7 +461,7 @@ def test_the_good_call_that_bad_ones_start_from():
         (dict(padding=-1), 'padding must be an int of at least 0'),
         (dict(dilation=(1, 1, 1)), r'dilation must.*\(1, 1, 1\)'),
         (dict(stride=1.0), 'stride must be an int'),
-        (dict(dilation=4), 'does not fit into a map'),
+        (dict(dilation=4), 'does not fit into a feature map'),
         (dict(backend='cuda'), r"backend must be one of.*'cuda'"),
     ],
 )

@@ -116,8 +116,8 @@ def compare(inputs, geometry):
     exact = run(cast(inputs, torch.float64), geometry, 'reference')
     assert results.keys() == exact.keys()
     for name, got in results.items():
-        given = inputs['x' if name == 'out' else name]
-        assert got.dtype == given.dtype
+        operand = inputs['x' if name == 'out' else name]
+        assert got.dtype == operand.dtype
         bound = TOLERANCE[got.dtype]
         scale = max(1, exact[name].abs().max().item())
         torch.testing.assert_close(
@@ -268,21 +268,40 @@ def test_expanded_gradient_and_float64():
 
 
 @kernels
-@pytest.mark.parametrize('wanted', ['x', 'offset', 'weight', 'bias', 'mask'])
-def test_one_gradient_at_a_time(wanted):
+@pytest.mark.parametrize(
+    'leaf_name', ['x', 'offset', 'weight', 'bias', 'mask']
+)
+def test_one_gradient_at_a_time(leaf_name):
     inputs, geometry = make((1, 1, (1, 2), 2, 2, 1, 1, 1))
     everything = run(inputs, geometry, 'triton')
     leaves = {
-        k: v.detach().requires_grad_(k == wanted) for k, v in inputs.items()
+        k: v.detach().requires_grad_(k == leaf_name) for k, v in inputs.items()
     }
     out = contextual_deform_conv(**leaves, **geometry, backend='triton')
     probe = torch.arange(out.numel(), device=out.device) % 5 - 2
     out.backward(probe.view(out.shape).to(out.dtype))
     for name, leaf in leaves.items():
-        if name == wanted:
+        if name == leaf_name:
             assert torch.equal(leaf.grad, everything[name])
         else:
             assert leaf.grad is None
+
+
+@kernels
+def test_gradients_of_gradients():
+    """Those of the reference implementation."""
+    inputs, geometry = make((1, 2, (1, 2), 2, 3, 1, 1, 1), torch.float64)
+    results = []
+    for backend in ('triton', 'reference'):
+        leaves = {k: v.clone().requires_grad_() for k, v in inputs.items()}
+        out = contextual_deform_conv(**leaves, **geometry, backend=backend)
+        grads = torch.autograd.grad(
+            out.sin().sum(), [*leaves.values()], create_graph=True
+        )
+        sum(g.square().sum() for g in grads).backward()
+        results.append([v.grad for v in leaves.values()])
+    for got, expected in zip(*results):
+        torch.testing.assert_close(got, expected)
 
 
 @kernels

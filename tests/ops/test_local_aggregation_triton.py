@@ -77,13 +77,13 @@ def run(value, weight, k, backend):
 
 
 def compare(value, weight, k):
-    """Kernels against the reference's float64 sums over the same numbers."""
+    """Kernels against the reference's float64 sums over the same values."""
     with empty_tensors_hold_nan():
         results = run(value, weight, k, 'triton')
     exact = run(value.double(), weight.double(), k, 'reference')
-    for got, want, given in zip(results, exact, (value, value, weight)):
-        assert got.dtype == given.dtype
-        assert got.stride() == torch.empty_like(given).stride()
+    for got, want, operand in zip(results, exact, (value, value, weight)):
+        assert got.dtype == operand.dtype
+        assert got.stride() == torch.empty_like(operand).stride()
         bound = TOLERANCE[got.dtype]
         torch.testing.assert_close(got.double(), want, rtol=bound, atol=bound)
     return results

@@ -6,7 +6,7 @@ from mmengine.config import Config
 
 from mmctx.engine import cli
 from mmctx.ops import local_aggregation
-from tests.scripts import ROOT, load_script
+from tests.helpers.scripts import ROOT, load_script
 
 get_flops = load_script('tools/analysis_tools/get_flops.py')
 print_config = load_script('tools/analysis_tools/print_config.py')

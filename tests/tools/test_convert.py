@@ -7,7 +7,7 @@ import torch
 
 from mmctx import get_backbone, get_model
 from mmctx.engine import cli
-from tests.parity import Fixture
+from tests.helpers.parity import Fixture
 
 TOOL = Path(__file__).parents[2] / 'tools/model_converters/convert.py'
 

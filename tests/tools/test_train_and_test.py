@@ -13,8 +13,8 @@ from mmengine.config import Config
 from mmengine.fileio import load
 
 from mmctx.engine import cli
-from tests.scripts import ROOT, load_script
-from tests.small_data import make_cityscapes, make_imagenet
+from tests.helpers.scripts import ROOT, load_script
+from tests.helpers.small_data import make_cityscapes, make_imagenet
 
 CONFIG = str(ROOT / 'configs/cotnet/cotnet50_8xb64-100e_in1k.py')
 train = load_script('tools/train.py')

@@ -11,8 +11,8 @@ from mmctx.visualization import (
     draw_class_narrowing,
     rank_classes,
 )
-from tests.backbones import build_tiny
-from tests.scripts import ROOT, load_script
+from tests.helpers.backbones import build_tiny
+from tests.helpers.scripts import ROOT, load_script
 
 class_narrowing = load_script('tools/visualization/class_narrowing.py')
 CONFIGS = ROOT / 'configs/digit_scenes'

@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-import mmctx
+import mmctx.ops
 from mmctx.engine import cli
 
 AMP_DTYPES = {'bf16': torch.bfloat16, 'fp16': torch.float16}
@@ -17,7 +17,9 @@ CLASSES = 1000
 
 
 class Plain(torch.nn.Module):
-    """A model of ours on plain operators, the logits of attention in memory.
+    """A model of mmctx on reference implementations of operators.
+
+    The logits of attention are in memory.
 
     Args:
         model (nn.Module): The model.
@@ -28,8 +30,7 @@ class Plain(torch.nn.Module):
         self.model = model
 
     def forward(self, x):
-        # Where gradients are enabled, no layer takes its path for evaluation.
-        with sdpa_kernel(SDPBackend.MATH), torch.enable_grad():
+        with sdpa_kernel(SDPBackend.MATH), mmctx.ops.reference():
             return self.model(x)
 
 
@@ -78,7 +79,7 @@ def build(name):
 
 
 def prepare(name, mode, args):
-    """A model as the arguments want it run."""
+    """A model, set up to run as the arguments say."""
     model = build(name).to(args.device).train(mode == 'train')
     if args.channels_last:
         model = model.to(memory_format=torch.channels_last)
@@ -88,7 +89,7 @@ def prepare(name, mode, args):
 
 
 def place(x, args, dtype=None):
-    """A tensor as the arguments want it: device, dtype and memory format."""
+    """A tensor in the device, dtype and memory format of the arguments."""
     x = x.to(args.device, dtype)
     if args.channels_last and x.dim() == 4:
         return x.to(memory_format=torch.channels_last)
@@ -98,7 +99,7 @@ def place(x, args, dtype=None):
 def step(model, mode, x, amp=None):
     """One evaluation, or one forward and backward pass.
 
-    The gradients are dropped again.
+    Gradients are discarded.
     """
     autocast = torch.autocast(
         x.device.type, AMP_DTYPES.get(amp), enabled=amp is not None
@@ -146,10 +147,10 @@ def gpu_peak(run):
 
 
 def peak_memory(run, name, mode, shape, args):
-    """MiB that one step of a model adds, or None if that cannot be told.
+    """MiB that one step of a model adds, or None if unknown.
 
-    ``run`` is the step here, for a GPU; a CPU's fresh process builds the
-    model anew.
+    ``run`` is the step in this process, for a GPU; on a CPU, a new process
+    builds the model again.
     """
     if args.device == 'cuda':
         return gpu_peak(run)

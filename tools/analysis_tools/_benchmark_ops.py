@@ -30,7 +30,7 @@ def unfold(value: Tensor, weight: Tensor) -> Tensor:
 
 
 def aggregation_inputs(shape: Shape) -> tuple[Tensor, ...]:
-    """Value and weight of a CoT layer on a map of this shape."""
+    """Value and weight of a CoT layer on a feature map of this shape."""
     n, c, h, w = shape
     return (
         torch.randn(shape),
@@ -59,8 +59,8 @@ def folded(x: Tensor, offset: Tensor, weight: Tensor, mask: Tensor) -> Tensor:
 
 
 def contextual_inputs(shape: Shape) -> tuple[Tensor, ...]:
-    """Map, offsets, depth-wise kernels and mask, as trained: positions
-    about a pixel from the grid."""
+    """Feature map, offsets, depth-wise kernels and mask, as trained:
+    positions about a pixel from the grid."""
     n, c, h, w = shape
     taps = CONTEXTUAL_SIDE**2
     return (
@@ -79,9 +79,9 @@ class Operator:
         ours, peer (Callable): Map the inputs to an output of the first
             input's shape.
         peer_name (str): What the second form is.
-        make_inputs (Callable): Shape of a map to the inputs, float32.
-        channels (tuple[int]): Of the maps in the four stages of the network
-            that the operator comes from.
+        make_inputs (Callable): Shape of a feature map to the inputs, float32.
+        channels (tuple[int]): Channels of the feature maps in the four stages
+            of its network.
     """
 
     ours: Callable
@@ -105,7 +105,7 @@ OPERATORS = {
 
 
 def layer_shapes(operator: Operator, images: Shape) -> list[Shape]:
-    """Maps that the operator meets in a network on a batch of images."""
+    """Feature maps that an operator sees in its network on these images."""
     n, _, *size = images
     return [
         (n, channels, *(-(-side // 2 ** (i + 2)) for side in size))
@@ -127,7 +127,7 @@ def traffic(mode: str, inputs: Sequence[Tensor]) -> int:
 def make_step(
     function: Callable, mode: str, inputs: Sequence[Tensor]
 ) -> Callable[[], object]:
-    """One forward pass, in mode 'train' with a backward pass behind it."""
+    """One forward pass, followed by a backward pass in mode 'train'."""
     if mode == 'eval':
         return torch.inference_mode()(lambda: function(*inputs))
     grad = torch.randn_like(inputs[0])

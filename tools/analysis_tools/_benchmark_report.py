@@ -30,7 +30,7 @@ def model_table(rows: list[dict], peer: str) -> str:
 
 def operator_table(rows: list[dict]) -> str:
     return _markdown(
-        ['case', 'operator', 'map', 'peer', 'speed, of the peer',
+        ['case', 'operator', 'feature map', 'peer', 'speed, of the peer',
          'range over rounds', 'GB/s', "of a copy's GB/s",
          'peak extra memory, of the peer', 'first call, s'],
         [[row['case'], row['operator'], row['map'], row['peer'],
@@ -50,10 +50,10 @@ def plot(rows: list[dict], out_file: Union[str, Path], title: str) -> None:
 
     Args:
         rows (list[dict]): Figures of models and operators.
-        out_file (str | Path): The picture; its suffix says the format.
+        out_file (str | Path): The picture; its suffix sets the format.
         title (str): What was measured, and where.
     """
-    # The class and not pyplot: no window system is asked for.
+    # Figure rather than pyplot, which may need a display.
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(9, 1.5 + 0.3 * len(rows)), layout='constrained')

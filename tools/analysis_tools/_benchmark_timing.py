@@ -6,7 +6,7 @@ from typing import Callable
 
 import torch
 
-LEAST_SECONDS = 0.1  # what one measurement lasts
+LEAST_SECONDS = 0.1  # duration of one measurement
 BUFFER_BYTES = 1 << 28  # larger than any cache
 
 Steps = dict[str, Callable[[], object]]
@@ -44,7 +44,7 @@ class Stopwatch:
         pairs = []
         for _ in range(calls):
             start, end = (torch.cuda.Event(enable_timing=True) for _ in 'ab')
-            # While the GPU clears this, the host gets ahead of it.
+            # While the GPU clears this, the CPU gets ahead of it.
             self.buffer.zero_()
             start.record()
             step()
@@ -77,7 +77,7 @@ def first_seconds(stopwatch: Stopwatch, steps: Steps) -> dict[str, float]:
 
 
 def _calls(stopwatch: Stopwatch, step: Callable[[], object]) -> int:
-    """How many calls one measurement needs."""
+    """Number of calls that one measurement needs."""
     start = time.perf_counter()
     stopwatch(step)
     return math.ceil(LEAST_SECONDS / (time.perf_counter() - start))
@@ -86,7 +86,7 @@ def _calls(stopwatch: Stopwatch, step: Callable[[], object]) -> int:
 def time_rounds(
     stopwatch: Stopwatch, steps: Steps, rounds: int
 ) -> dict[str, list[float]]:
-    """Seconds of each step in each round, once it has been called before.
+    """Seconds of each step in each round, after a first call.
 
     A round takes every step once; short ones are called several times.
     """

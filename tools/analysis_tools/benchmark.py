@@ -1,13 +1,13 @@
 #!/usr/bin/env python
-"""Times models and operators side by side: ours and stock ones, in one run.
+"""Times mmctx and stock models and operators side by side, in one run.
 
-Each round runs every model once, so that all of them meet the same state of
-the machine; a ratio is the median over rounds of the ratio within a round.
+Each round runs every model once, so that all see the same state of the
+machine; a ratio is the median over rounds of the ratio within a round.
 Absolute times of a CPU say little beyond that machine: quote the ratios.
 
 Peak memory is what one step adds: on a GPU to PyTorch's allocations, on a CPU
-to the resident set of a fresh process. Not measured are operators on a CPU,
-and compiled models there, whose compiler would be measured with them.
+to the resident set of a new process. It is not measured for operators on a
+CPU, nor for compiled models there, whose compiler would count.
 """
 
 import json
@@ -66,12 +66,12 @@ def parse_args(argv=None):
         description=__doc__.splitlines()[0]
         + ' The defaults suit a CPU: small batches, few rounds.',
         epilog='NAME is one of mmctx.list_models(), or torchvision:NAME, '
-        'timm:NAME, mmpretrain:NAME, or plain:NAME, which is a model of ours '
+        'timm:NAME, mmpretrain:NAME, or plain:NAME, which is a model of mmctx '
         'computed without fused or sliced operators: attention as '
-        f'softmax(QK)V. {" and ".join(OPERATORS)} are timed on the maps of '
-        'all four stages of their networks, beside a peer of their own: '
-        'aggregation by unfold, deformable convolution by torchvision with '
-        'the batch folded into the channels.',
+        f'softmax(QK)V. {" and ".join(OPERATORS)} are timed on the feature '
+        'maps of all four stages of their networks, each against a peer of '
+        'its own: aggregation by unfold, deformable convolution by '
+        'torchvision with the batch folded into the channels.',
     )
     parser.add_argument(
         'names', nargs='*', metavar='NAME', default=DEFAULT_NAMES,
@@ -217,7 +217,7 @@ def operator_steps(name, mode, inputs, args):
 
 
 def run_operator(name, case, shape, args, stopwatch):
-    """Figures of one operator on one map."""
+    """Figures of one operator on one feature map."""
     operator, mode = OPERATORS[name], parse_case(case)[0]
     dtype = AMP_DTYPES.get(args.amp)
     inputs = [place(x, args, dtype) for x in operator.make_inputs(shape)]
@@ -257,10 +257,12 @@ def processor():
     cpu = platform.processor() or platform.machine()
     info = Path('/proc/cpuinfo')
     if info.is_file():
-        found = re.search(r'model name\s*:\s*(.*)', info.read_text())
-        cpu = found[1] if found else cpu
-    heap = 'kept' if 'MALLOC_TRIM_THRESHOLD_' in os.environ else 'as usual'
-    return f'{cpu}, {torch.get_num_threads()} threads, heap {heap}'
+        match = re.search(r'model name\s*:\s*(.*)', info.read_text())
+        cpu = match[1] if match else cpu
+    trimmed = 'MALLOC_TRIM_THRESHOLD_' not in os.environ
+    trimming = 'enabled' if trimmed else 'disabled'
+    threads = torch.get_num_threads()
+    return f'{cpu}, {threads} threads, allocator trimming {trimming}'
 
 
 def setting(args):

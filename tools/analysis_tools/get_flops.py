@@ -2,11 +2,10 @@
 """Counts parameters and multiply-adds of a config's model, part by part.
 
 One multiply-add is a multiplication and the addition that follows it; papers
-call this one FLOP, or two. Counted are convolutions, matrix products (those
-of attention too) and local aggregation; not counted are norms, activations,
-pooling, sampling and anything element by element. Detectors run on a random
-image with random weights, so the number of regions is the config's maximum
-or close to it.
+call this one FLOP, or two. Convolutions, matrix products (including attention)
+and local aggregation are counted; norms, activations, pooling, sampling and
+element-wise operations are not. Detectors run on a random image with random
+weights, so the number of regions is the config's maximum or close to it.
 """
 
 import sys
@@ -29,7 +28,7 @@ def local_aggregation_flop(value, weight, *_, **__):
 
 
 def contextual_contract_flop(rows, index, corner, weight, *_, **__):
-    """As of an ordinary convolution: index (N, T, P), weight (N, ..., T)."""
+    """As for an ordinary convolution: index (N, T, P), weight (N, ..., T)."""
     return 2 * torch.Size(weight).numel() * index[2]
 
 
@@ -48,16 +47,17 @@ FORMULAS = {
 
 
 def count_multiply_adds(run):
-    """Multiply-adds per module while ``run()`` runs, and in all ('Global').
+    """Multiply-adds per module during ``run()``, and in all ('Global').
 
     Names start with that of the outermost module's class, as in
     'ImageClassifier.backbone'. The two products of fused attention are
     counted with the rest, and under :data:`ATTENTION` once more.
     """
     counter = FlopCounterMode(display=False, custom_mapping=FORMULAS)
-    # Gradients stay enabled: without them, evaluation on a CPU takes fused
-    # operators that the counter does not know.
-    with counter:
+    # Fused operators do not stand in where a counter observes; those of
+    # FORMULAS do, and are one operator each, which reference implementations
+    # are not.
+    with torch.no_grad(), counter:
         run()
     counts = counter.get_flop_counts()
     attention = (
@@ -85,7 +85,7 @@ def build_model(cfg):
 def default_size(cfg):
     """Height and width of the config's test images; (800, 1280) for COCO.
 
-    Of a segmentor that slides a window over its images, those of the window.
+    For a segmentor that slides a window over its images, those of the window.
     """
     if cfg.get('default_scope') == 'mmdet':
         return [800, 1280]

@@ -1,4 +1,4 @@
-"""Make DigitScenes by hand.
+"""Generate DigitScenes by hand.
 
 The configs make it at first use with the default sizes; this is for other
 sizes and counts, or for machines where data is prepared beforehand.
@@ -47,7 +47,7 @@ def parse_args() -> argparse.Namespace:
     add('--val-images', type=int, default=Classification.val)
     add('--image-size', type=int, default=Classification.size, help='pixels')
     add('--seed', type=int, default=0)
-    add('--overwrite', action='store_true', help='make existing data anew')
+    add('--overwrite', action='store_true', help='recreate existing data')
     return parser.parse_args()
 
 

@@ -14,8 +14,12 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 import torch
 
-from mmctx.checkpoints import CheckpointError, load_file, recognise, unwrap
-from mmctx.checkpoints.convert import examine
+from mmctx.checkpoints import (
+    examine,
+    load_file,
+    recognise,
+    unwrap,
+)
 from mmctx.engine import cli
 from mmctx.zoo import get_spec
 
@@ -66,10 +70,10 @@ def table(conversion):
             f'{"(left out)":<18} {len(conversion.dropped):>7} {"":>12}  '
             f'{conversion.dropped[0]}: beyond the backbone'
         )
-    if conversion.fresh:
+    if conversion.initial:
         lines.append(
-            f'{"(not in file)":<18} {len(conversion.fresh):>7} {"":>12}  '
-            f'{conversion.fresh[0]}: a plain network to start from'
+            f'{"(not in file)":<18} {len(conversion.initial):>7} {"":>12}  '
+            f'{conversion.initial[0]}: a plain network to start from'
         )
     return '\n'.join(lines)
 
@@ -95,12 +99,7 @@ def main(argv=None):
     state = unwrap(load_file(args.input), ema=args.ema)
     name = known_name(args.model) if args.model else recognise(state)
     conversion = examine(state, name)
-    complaints = conversion.complaints()
-    if complaints:
-        raise CheckpointError(
-            f'{args.input} is not the released {name}: '
-            + '; '.join(complaints)
-        )
+    conversion.require(f'{args.input} is not the released {name}.')
     save(dict(meta=dict(model=name), state_dict=conversion.state_dict),
          args.output)  # fmt: skip
     print(f'{args.input} is {name}')

@@ -46,7 +46,7 @@ def build_model(cfg, checkpoint):
 
 
 def pick_samples(dataset, count):
-    """So many samples, spread evenly over a data set."""
+    """This many samples, spread evenly over a data set."""
     count = min(count, len(dataset))
     return [dataset[i * len(dataset) // count] for i in range(count)]
 

@@ -5,6 +5,7 @@
 _base_ = 'mmdet::convnext/cascade-mask-rcnn_convnext-t-p4-w7_fpn_4conv1fc-giou_amp-ms-crop-3x_coco.py'
 
 custom_imports = dict(imports=['mmctx'], allow_failed_imports=False)
+checkpoint_file = None  # ConvNeXt's
 model = dict(backbone=dict(_delete_=True))
 optim_wrapper = dict(
     constructor='DefaultOptimWrapperConstructor',

@@ -1,8 +1,7 @@
 # FCOS, 12 epochs, images of at most 1344 x 784, with the pixels of the other
 # configs in place of Caffe's. A config names the backbone and the FPN's input.
-_base_ = 'mmdet::fcos/fcos_r50-caffe_fpn_gn-head_1x_coco.py'
+_base_ = './fcos_r50-caffe_fpn_gn-head_1x_coco.py'
 
-custom_imports = dict(imports=['mmctx'], allow_failed_imports=False)
 model = dict(
     data_preprocessor=dict(
         mean=[123.675, 116.28, 103.53],

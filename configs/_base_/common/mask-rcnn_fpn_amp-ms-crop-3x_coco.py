@@ -5,6 +5,7 @@
 _base_ = 'mmdet::swin/mask-rcnn_swin-t-p4-w7_fpn_amp-ms-crop-3x_coco.py'
 
 custom_imports = dict(imports=['mmctx'], allow_failed_imports=False)
+pretrained = None  # Swin's
 model = dict(backbone=dict(_delete_=True))
 optim_wrapper = dict(paramwise_cfg=None)
 param_scheduler = [

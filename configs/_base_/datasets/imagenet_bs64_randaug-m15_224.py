@@ -13,6 +13,10 @@ train_pipeline = [
         magnitude_level=15,
         magnitude_std=0.5,
         total_level=15,
+        hparams=dict(
+            pad_val=[round(x) for x in _base_.data_preprocessor['mean'][::-1]],
+            interpolation='bicubic',
+        ),
     ),
     _base_.train_pipeline[-1],
 ]

@@ -1,6 +1,7 @@
-# Cascade Mask R-CNN as ResNeSt trains it: SyncBN in backbone, FPN, mask heads
-# and box heads of four convolutions and one linear layer; L1 losses; stem and
-# first stage frozen. A config names the backbone's type.
+# Cascade Mask R-CNN as ResNeSt trains it in detectron2: SyncBN in backbone, FPN,
+# mask head and box heads of four convolutions and one linear layer; L1 losses
+# that count alike in all stages; one mask head; stem and first stage frozen. A
+# config names the backbone's type.
 _base_ = './cascade-mask-rcnn_r50_fpn.py'
 
 norm_cfg = dict(type='SyncBN', requires_grad=True)
@@ -18,6 +19,8 @@ model = dict(
     neck=dict(norm_cfg=norm_cfg),
     rpn_head=dict(loss_bbox=dict(_delete_=True, **l1_loss)),
     roi_head=dict(
+        type='SingleMaskCascadeRoIHead',
+        stage_loss_weights=[1, 1, 1],
         bbox_head=[
             dict(
                 head,
@@ -30,5 +33,16 @@ model = dict(
             for head, stds in zip(_base_.model.roi_head.bbox_head, box_stds)
         ],
         mask_head=dict(norm_cfg=norm_cfg),
+    ),
+    train_cfg=dict(
+        rpn=dict(allowed_border=-1),
+        # Later stages learn from all boxes of the one before, drawn once.
+        rcnn=[
+            _base_.model.train_cfg.rcnn[0],
+            *(
+                dict(stage, sampler=dict(type='PseudoSampler'))
+                for stage in _base_.model.train_cfg.rcnn[1:]
+            ),
+        ],
     ),
 )

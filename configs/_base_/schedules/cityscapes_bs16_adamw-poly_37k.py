@@ -1,15 +1,13 @@
-# AdamW for 200 epochs of Cityscapes: 37,000 iterations of 16 crops.
-train_cfg = dict(type='IterBasedTrainLoop', max_iters=37000, val_interval=3700)
-val_cfg = dict(type='ValLoop')
-test_cfg = dict(type='TestLoop')
+# The same with AdamW, one rate, and the warm-up and clipping of mmseg's AdamW
+# recipe for PSPNet.
+_base_ = './cityscapes_bs16_sgd-poly_37k.py'
 
 optim_wrapper = dict(
-    type='OptimWrapper',
-    optimizer=dict(type='AdamW', lr=5e-4, weight_decay=0.05),
+    optimizer=dict(_delete_=True, type='AdamW', lr=5e-4, weight_decay=0.05),
+    paramwise_cfg=None,
+    clip_grad=dict(max_norm=1, norm_type=2),
 )
 param_scheduler = [
-    dict(type='PolyLR', power=0.9, eta_min=0, end=37000, by_epoch=False)
+    dict(type='LinearLR', start_factor=1e-3, by_epoch=False, end=1000),
+    dict(_base_.param_scheduler[0], begin=1000),
 ]
-
-# 8 GPUs x 2 images
-auto_scale_lr = dict(enable=False, base_batch_size=16)

@@ -3,6 +3,6 @@ _base_ = './imagenet_bs1024_amp-adamw_300e.py'
 
 optim_wrapper = dict(clip_grad=dict(max_norm=5.0))
 param_scheduler = [
-    dict(_base_.param_scheduler[0], end=20),
-    dict(_base_.param_scheduler[1], T_max=280, begin=20),
+    dict(_base_.param_scheduler[0], end=21),
+    _base_.param_scheduler[1],
 ]

@@ -1,7 +1,6 @@
 # AdamW as Contextual CNN trains: the rate rises from 1e-7 over 20 epochs, and
-# falls to 1e-7 along a cosine that steps once per epoch. No weight decay on
-# class embeddings, temperature, norms, biases and other one-dimensional
-# parameters.
+# falls to 1e-7. No weight decay on class embeddings, temperature, norms, biases
+# and other one-dimensional parameters.
 _base_ = './imagenet_bs1024_amp-adamw_300e.py'
 
 optim_wrapper = dict(
@@ -13,8 +12,8 @@ optim_wrapper = dict(
     )
 )
 param_scheduler = [
-    dict(_base_.param_scheduler[0], start_factor=1e-7 / 1e-3, end=20),
-    dict(_base_.param_scheduler[1], T_max=280, eta_min=1e-7, begin=20),
+    dict(_base_.param_scheduler[0], start_factor=1e-7 / 1e-3, end=21),
+    dict(_base_.param_scheduler[1], eta_min=1e-7),
 ]
 
 # 32 GPUs x 128 images

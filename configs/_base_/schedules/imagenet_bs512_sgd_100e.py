@@ -1,23 +1,20 @@
-# SGD with Nesterov momentum; the rate is 0.1 x batch / 256, rises from 0 over
-# five epochs, and falls along a cosine that steps once per epoch. No weight
-# decay on norms, biases and other one-dimensional parameters.
-_base_ = 'mmpretrain::_base_/schedules/imagenet_bs1024_coslr.py'
+# SGD with Nesterov momentum, as CoTNet trains: the rate is 0.1 x batch / 256 and
+# rises from 0 (in effect: from a millionth). No weight decay on norms, biases
+# and other one-dimensional parameters.
+_base_ = './timm_cosine_300e.py'
 
 optim_wrapper = dict(
-    optimizer=dict(lr=0.2, weight_decay=1e-4, nesterov=True),
+    optimizer=dict(
+        type='SGD', lr=0.2, momentum=0.9, weight_decay=1e-4, nesterov=True
+    ),
     paramwise_cfg=dict(
         norm_decay_mult=0.0, bias_decay_mult=0.0, flat_decay_mult=0.0
     ),
 )
+train_cfg = dict(max_epochs=100)
 param_scheduler = [
-    dict(
-        type='LinearLR',
-        start_factor=1e-6,
-        begin=0,
-        end=5,
-        convert_to_iter_based=True,
-    ),
-    dict(type='CosineAnnealingLR', T_max=95, eta_min=1e-5, begin=5, end=100),
+    dict(_base_.param_scheduler[0], start_factor=1e-6),
+    dict(_base_.param_scheduler[1], end=100),
 ]
 
 # 8 GPUs x 64 images

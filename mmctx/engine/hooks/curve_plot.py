@@ -12,8 +12,8 @@ __all__ = ['CurvePlot']
 class CurvePlot(Hook):
     """Plots loss and validation figures at the end of training.
 
-    It reads what the logger has written to ``vis_data/scalars.json`` and
-    leaves ``curves.png`` in the work directory.
+    Reads the logger's ``vis_data/scalars.json`` and writes ``curves.png`` to
+    the work directory.
     """
 
     @master_only

@@ -18,9 +18,9 @@ class FeatureBank(Hook):
     the whole bank afterwards.
 
     Args:
-        dataset (dict): Data set of mmpretrain to remember: training images
-            with the transforms of evaluation. Batches and workers are those
-            of the evaluation's data loader.
+        dataset (dict): mmpretrain data set to remember: training images with
+            test-time transforms. Batch size and workers are those of the
+            evaluation's data loader.
     """
 
     def __init__(self, dataset: dict) -> None:
@@ -36,7 +36,7 @@ class FeatureBank(Hook):
     def _fill(self, runner, like: str) -> None:
         if self._loader is None:
             settings = dict(runner.cfg[like], dataset=self.dataset)
-            settings.pop('persistent_workers', None)  # it is seldom read
+            settings.pop('persistent_workers', None)  # rarely iterated
             self._loader = runner.build_dataloader(settings, runner.seed)
         model = runner.model
         model = model.module if is_model_wrapper(model) else model
@@ -48,24 +48,24 @@ class FeatureBank(Hook):
 
 @torch.no_grad()
 def collect_features(model, loader) -> tuple[Tensor, Tensor]:
-    """Directions (M, C) of the features of M images, and classes (M,).
+    """Features (M, C) of M images up to scale, and their classes (M,).
 
-    A distributed sampler may repeat images; each has one place here, by its
-    index in the data set, where what several processes found is added up
-    (hence directions) or, for the class, the same.
+    A distributed sampler may repeat images. Each has one row, by its index in
+    the data set, in which features from several processes add up (hence the
+    scale); their classes agree.
     """
     model.eval()
     features = labels = None
     for batch in loader:
         batch = model.data_preprocessor(batch, False)
-        found = model.extract_feat(batch['inputs']).float()
+        batch_features = model.extract_feat(batch['inputs']).float()
         samples = batch['data_samples']
         if features is None:
             size = len(loader.dataset)
-            features = found.new_zeros(size, found.shape[1])
-            labels = torch.zeros(size, dtype=torch.long, device=found.device)
+            features = batch_features.new_zeros(size, batch_features.shape[1])
+            labels = features.new_zeros(size, dtype=torch.long)
         index = [sample.sample_idx for sample in samples]
-        features[index] = found
+        features[index] = batch_features
         labels[index] = torch.cat([sample.gt_label for sample in samples])
     all_reduce(features, op='sum')
     all_reduce(labels, op='max')

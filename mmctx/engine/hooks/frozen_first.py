@@ -8,19 +8,19 @@ __all__ = ['FrozenFirst']
 
 @register(HOOKS)
 class FrozenFirst(Hook):
-    """Keeps some parameters as they are during the first epochs.
+    """Freezes some parameters during the first epochs.
 
-    Their gradients are computed, so that distributed training finds no unused
-    parameters, and dropped before the optimizer steps (after clipping):
-    neither moments nor weight decay touch them.
+    Their gradients are computed, so that distributed training sees no unused
+    parameters, and dropped before the optimizer step (after clipping), so
+    neither moments nor weight decay affect them.
 
     Args:
-        prefix (str): What the names of the parameters start with, such as
+        prefix (str): Prefix of the parameters' names, such as
             ``'head.last_layer.'``.
-        epochs (int): How long. Defaults to 1.
+        epochs (int): Number of epochs. Defaults to 1.
 
     Raises:
-        ValueError: No parameter's name starts so.
+        ValueError: No parameter has this prefix.
     """
 
     def __init__(self, prefix: str, epochs: int = 1) -> None:

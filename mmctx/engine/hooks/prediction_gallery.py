@@ -10,17 +10,17 @@ __all__ = ['PredictionGallery']
 
 @register(HOOKS)
 class PredictionGallery(Hook):
-    """Leaves pictures of predictions beside ground truth in the work dir.
+    """Draws predictions beside ground truth into the work directory.
 
-    After each validation (and test) the first images of the data set are
-    drawn, ground truth left and prediction right, into ``gallery/`` and
-    together into ``gallery.png``. The next validation replaces them, so the
-    last one's stay. The stock visualization hooks draw while they evaluate,
-    with a picture per so many iterations, and keep all.
+    After each validation and test, the first images of the data set are drawn,
+    ground truth left and prediction right, to ``gallery/`` and together to
+    ``gallery.png``, replacing those of the validation before. Stock
+    visualization hooks instead draw every few iterations and keep all
+    pictures.
 
     Args:
-        num_images (int): How many images are drawn.
-        score_thr (float): Instances that score less are not drawn.
+        num_images (int): Number of images to draw.
+        score_thr (float): Minimum score of drawn instances.
         min_side (int): Smaller images are enlarged to this short side.
     """
 

@@ -7,13 +7,13 @@ __all__ = ['PrepareDigitScenes']
 
 @register(HOOKS)
 class PrepareDigitScenes(Hook):
-    """Makes DigitScenes at first use, so that stock datasets can read it.
+    """Creates DigitScenes at first use, so that stock datasets can read it.
 
-    The runner builds its hooks in ``Runner.__init__``, before any dataset,
-    and this hook does its work when it is built. So the data is there in
-    training and in testing, under the tools of mmdet, mmseg and mmpretrain
-    too. In a distributed run one process draws and the others wait for it.
-    What builds datasets without a runner (a dataset browser, say) needs
+    ``Runner.__init__`` builds hooks before datasets, and this hook does its
+    work on construction, so the data exists for training and testing, also
+    under the tools of mmdet, mmseg and mmpretrain. In a distributed run one
+    process draws and the others wait. Tools that build datasets without a
+    runner (such as a dataset browser) need
     ``tools/dataset_converters/digit_scenes.py`` first.
 
     Args:
@@ -26,7 +26,7 @@ class PrepareDigitScenes(Hook):
 
     Raises:
         ImportError: The data has to be drawn and scikit-learn is missing.
-        ValueError: A parameter is wrong, or the data in ``data_root`` was
+        ValueError: A parameter is invalid, or the data in ``data_root`` was
             made with other parameters.
         OSError: ``data_root`` cannot be written.
     """

@@ -7,9 +7,9 @@ __all__ = ['ValidateFirst']
 
 @register(HOOKS)
 class ValidateFirst(Hook):
-    """Validates the network before its first training step, too."""
+    """Also validates the network before its first training step."""
 
-    priority = 'LOWEST'  # what other hooks prepare is there
+    priority = 'LOWEST'  # after the hooks that prepare data
 
     def before_train(self, runner) -> None:
         if runner.iter == 0 and runner.val_loop is not None:

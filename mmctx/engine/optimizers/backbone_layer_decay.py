@@ -1,4 +1,4 @@
-"""Learning rates that fall from the last layers of a backbone to its stem."""
+"""Layer-wise learning-rate decay over a backbone."""
 
 from typing import Optional
 
@@ -13,26 +13,25 @@ __all__ = ['BackboneLayerDecay']
 
 @register(OPTIM_WRAPPER_CONSTRUCTORS)
 class BackboneLayerDecay(DefaultOptimWrapperConstructor):
-    """MMEngine's own constructor, with layer-wise rates in the backbone.
+    """MMEngine's default constructor, with layer-wise rates in the backbone.
 
-    The stem is layer 0, and ``blocks_per_layer`` consecutive blocks are one
-    of the layers that follow. Neck and heads are the last layer, whose rate
-    is the optimizer's; each layer before it learns ``rate`` times as fast.
+    The stem is layer 0, and every ``blocks_per_layer`` blocks after it form a
+    layer. Neck and heads are the last layer, at the optimizer's rate; each
+    earlier layer learns ``rate`` times as fast as the next.
 
-    mmdet's constructor of that kind knows the parameters of two networks by
-    name. This one asks ``backbone.get_layer_depth``, which all backbones of
-    mmctx have.
+    mmdet's counterpart knows the parameter names of two networks. This one
+    calls ``backbone.get_layer_depth``, which all mmctx backbones have.
 
     Args:
         optim_wrapper_cfg (dict): See MMEngine's
             ``DefaultOptimWrapperConstructor``.
-        paramwise_cfg (dict, optional): What MMEngine knows, such as
+        paramwise_cfg (dict, optional): Options of MMEngine, such as
             ``norm_decay_mult``, and ``layer_decay``, a dict with ``rate``
             (float, between 0 and 1) and ``blocks_per_layer`` (int, 1 by
             default).
 
     Raises:
-        ValueError: ``layer_decay`` is missing or not such a dict.
+        ValueError: ``layer_decay`` is missing or invalid.
         TypeError: The model has no backbone with ``get_layer_depth``.
 
     Example:
@@ -50,8 +49,8 @@ class BackboneLayerDecay(DefaultOptimWrapperConstructor):
         self, optim_wrapper_cfg: dict, paramwise_cfg: Optional[dict] = None
     ) -> None:
         super().__init__(optim_wrapper_cfg, paramwise_cfg)
-        given = self.paramwise_cfg.get('layer_decay')
-        options = {'blocks_per_layer': 1, **(given or {})}
+        layer_decay = self.paramwise_cfg.get('layer_decay')
+        options = {'blocks_per_layer': 1, **(layer_decay or {})}
         if (
             {*options} != {'rate', 'blocks_per_layer'}
             or not 0 < options['rate'] <= 1
@@ -60,7 +59,7 @@ class BackboneLayerDecay(DefaultOptimWrapperConstructor):
             raise ValueError(
                 'BackboneLayerDecay needs paramwise_cfg=dict(layer_decay='
                 'dict(rate=..., blocks_per_layer=1)), with a rate above 0 '
-                f'and up to 1, and 1 block or more, got {given!r}.'
+                f'and up to 1, and 1 block or more, got {layer_decay!r}.'
             )
         self.rate = options['rate']
         self.blocks_per_layer = options['blocks_per_layer']
@@ -87,7 +86,7 @@ class BackboneLayerDecay(DefaultOptimWrapperConstructor):
             group['lr'] = lr * self.rate ** self._layers_after(backbone, name)
 
     def _layers_after(self, backbone: nn.Module, name: str) -> int:
-        """How many layers follow that of a parameter."""
+        """Number of layers after a parameter's own."""
         depth, count = backbone.get_layer_depth(name, 'backbone.')
         last = -(-(count - 2) // self.blocks_per_layer) + 1
         if depth == count - 1:

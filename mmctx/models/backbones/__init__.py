@@ -4,7 +4,8 @@ from mmctx.registry import MODELS, register_lazily
 
 from .coat import CoaT
 from .container import Container
-from .contextual_cnn import ContextualConvNeXt, ContextualResNet
+from .contextual_convnext import ContextualConvNeXt
+from .contextual_resnet import ContextualResNet
 from .contnet import ConTNet
 from .cotnet import CoTNet, CoTNeXt, SECoTNetD
 from .temporal_shift import build_temporal_shift  # noqa: F401

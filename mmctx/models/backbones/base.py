@@ -1,6 +1,7 @@
 """Base class of all backbones."""
 
-from collections.abc import Sequence
+import re
+from collections.abc import Callable, Collection, Sequence
 from itertools import islice
 from typing import Any, Optional, Union
 
@@ -13,11 +14,13 @@ from mmengine.utils.dl_utils.parrots_wrapper import _BatchNorm
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
-from mmctx.checkpoints import load_backbone
+from mmctx.weights.fit import load_backbone
 
 NUM_STAGES = 4
 STRIDES = (4, 8, 16, 32)
 MIN_SIZE = 32
+#: What `Pretrained` has and a file that is read on the CPU does not need.
+_UNUSED = ('type', 'map_location')
 
 
 def broadcast_to_stages(value: Any) -> tuple:
@@ -39,38 +42,12 @@ def drop_path_rates(
     return [tuple(islice(rates, depth)) for depth in depths]
 
 
-def require_norm(
-    norm_cfg: Optional[dict], default: dict, user: str, reason: str
-) -> dict:
-    """A norm config of the same kind as the default.
-
-    Layer norms are over the last dimension, all others over feature maps
-    (N, C, H, W), and a network is written for one of the two.
-
-    Raises:
-        ValueError: ``norm_cfg`` is of the other kind.
-    """
-    norm_cfg = norm_cfg or default
-    is_layer_norm = default['type'] == 'LN'
-    if (norm_cfg.get('type') == 'LN') != is_layer_norm:
-        accepted = (
-            "dict(type='LN', ...)"
-            if is_layer_norm
-            else "a norm of feature maps such as dict(type='BN'), 'SyncBN' "
-            "or 'GN'"
-        )
-        raise ValueError(
-            f'{user} {reason}: norm_cfg must be {accepted}, got {norm_cfg!r}.'
-        )
-    return norm_cfg
-
-
 class Stage(nn.Sequential):
     """The blocks of one resolution.
 
     Args:
-        *blocks (nn.Module): Blocks that take a feature map and whatever else
-            the stage is called with.
+        *blocks (nn.Module): Blocks that take a feature map and the stage's
+            further arguments.
         with_cp (bool): Recompute each block's activations in the backward
             pass. Defaults to False.
     """
@@ -112,7 +89,7 @@ class TokenNorm(nn.Module):
 
 
 class PatchEmbedding(nn.Module):
-    """Project patches to pixels of a coarser feature map, then a norm.
+    """Project patches to pixels of a coarser feature map, then normalise.
 
     Args:
         in_channels (int): Channels of the input.
@@ -152,11 +129,11 @@ class ContextBackbone(BaseModule):
     so that no parameter is left without a gradient.
 
     Args:
-        stage_channels (Sequence[int]): Channels of the four stage maps.
+        stage_channels (Sequence[int]): Channels of the four feature maps.
         in_channels (int): Channels of the image. Defaults to 3.
-        out_indices (int or Sequence[int]): Stages whose maps are returned,
-            0 to 3 (strides 4, 8, 16, 32); negative ones count from the last.
-            Defaults to (0, 1, 2, 3).
+        out_indices (int or Sequence[int]): Stages whose feature maps are
+            returned, 0 to 3 (strides 4, 8, 16, 32); negative ones count from
+            the last. Defaults to (0, 1, 2, 3).
         frozen_stages (int): -1 freezes nothing, 0 the stem, i the stem and
             the first i stages: no gradients, norms in evaluation mode.
             Defaults to -1.
@@ -164,9 +141,14 @@ class ContextBackbone(BaseModule):
             training. Defaults to False.
         with_cp (bool): Recompute each block's activations in the backward
             pass, which saves memory. Defaults to False.
+        norm_cfg (dict, optional): Norm layers. Defaults to those of the
+            network; layer norms and norms of feature maps (N, C, H, W) cannot
+            replace each other.
         init_cfg (dict or list, optional): Initialisation. ``Pretrained``
             takes an ``mmctx://`` name, a released file, or a checkpoint of
-            a classifier, detector or segmentor with this backbone.
+            a classifier, detector or segmentor with this backbone, and with
+            ``adapt_input=True`` weights for 3 channels where
+            ``in_channels`` is another number.
 
     Attributes:
         out_channels (tuple[int]): Channels of each returned feature map.
@@ -175,6 +157,8 @@ class ContextBackbone(BaseModule):
 
     #: Variants by name, for :meth:`_resolve_arch`.
     arch_settings: dict[Any, Any] = {}
+    #: Default norm layers.
+    default_norm = dict(type='BN')
 
     def __init__(
         self,
@@ -184,6 +168,7 @@ class ContextBackbone(BaseModule):
         frozen_stages: int = -1,
         norm_eval: bool = False,
         with_cp: bool = False,
+        norm_cfg: Optional[dict] = None,
         init_cfg: Optional[Union[dict, list]] = None,
     ) -> None:
         super().__init__(init_cfg=init_cfg)
@@ -196,6 +181,7 @@ class ContextBackbone(BaseModule):
                 'frozen_stages must be -1 (nothing), 0 (stem) or 1 to '
                 f'{NUM_STAGES} (stem and stages), got {frozen_stages!r}.'
             )
+        self.norm_cfg = self._resolve_norm_cfg(norm_cfg)
         self.in_channels = in_channels
         self.out_indices = self._resolve_out_indices(out_indices)
         self.num_stages = self.out_indices[-1] + 1
@@ -221,10 +207,10 @@ class ContextBackbone(BaseModule):
         Args:
             arch (str or dict): A key of ``arch_settings``, or a dict.
             per_stage (Sequence[str]): Keys that hold one value per stage.
-            depths (str): That of them with the number of blocks. Defaults to
+            depths (str): The one that holds the number of blocks. Defaults to
                 'depths'.
-            others (Sequence[str]): Further keys that must be there.
-            **defaults: Keys that may be there, and their values elsewhere.
+            others (Sequence[str]): Further required keys.
+            **defaults: Optional keys and their defaults.
 
         Raises:
             ValueError: ``arch`` is neither.
@@ -252,6 +238,24 @@ class ContextBackbone(BaseModule):
                 f'{name} {depths} must be positive, got {config[depths]}.'
             )
         return {**defaults, **config}
+
+    @classmethod
+    def _resolve_norm_cfg(cls, norm_cfg: Optional[dict]) -> dict:
+        norm_cfg = norm_cfg or cls.default_norm
+        is_layer_norm = cls.default_norm['type'] == 'LN'
+        if (norm_cfg.get('type') == 'LN') != is_layer_norm:
+            accepted = (
+                "dict(type='LN', ...), as it normalises each pixel over its "
+                'channels'
+                if is_layer_norm
+                else "a norm of feature maps such as dict(type='BN'), "
+                "'SyncBN' or 'GN'"
+            )
+            raise ValueError(
+                f'{cls.__name__} norm_cfg must be {accepted}, got '
+                f'{norm_cfg!r}.'
+            )
+        return norm_cfg
 
     @staticmethod
     def _resolve_out_indices(
@@ -284,13 +288,13 @@ class ContextBackbone(BaseModule):
         Args:
             x (Tensor): Normalised images (N, C, H, W), floating point, H and
                 W at least 32.
-            **options: What a subclass takes beside.
+            **options: Further inputs of a subclass.
 
         Returns:
-            tuple[Tensor]: For each out index i with stride s, a map
-            (N, C_i, ceil(H / s), ceil(W / s)), contiguous whatever the
-            memory format of the input: operators of mmcv such as RoIAlign
-            read memory without regard to strides.
+            tuple[Tensor]: For each out index i with stride s, a feature map
+            (N, C_i, ceil(H / s), ceil(W / s)), contiguous whatever the memory
+            format of the input: mmcv's operators, such as RoIAlign, ignore
+            strides.
 
         Raises:
             ValueError: The input is not such a batch, or it has a single
@@ -319,7 +323,10 @@ class ContextBackbone(BaseModule):
         for i, stage in enumerate(self.stages):
             x = stage(x)
             if i in self.out_indices:
-                maps.append(x.contiguous())
+                maps.append(x)
+        # At the end, one by one: no stage runs beside two copies of a map.
+        for i, x in enumerate(maps):
+            maps[i] = x.contiguous()
         return tuple(maps)
 
     def _check_input(self, x: Tensor) -> None:
@@ -347,7 +354,7 @@ class ContextBackbone(BaseModule):
     def init_weights(self) -> None:
         """Initialise as ``init_cfg`` says.
 
-        Without one the constructor's values stay: the release's own.
+        By default the constructor's values stay, as released.
         """
         cfgs = self.init_cfg if self.init_cfg is not None else []
         cfgs = cfgs if isinstance(cfgs, (list, tuple)) else [cfgs]
@@ -356,11 +363,24 @@ class ContextBackbone(BaseModule):
             super().init_weights()
             return
         for cfg in pretrained:
-            load_backbone(self, cfg['checkpoint'], cfg.get('prefix'))
+            options = {k: v for k, v in cfg.items() if k not in _UNUSED}
+            load_backbone(self, options.pop('checkpoint'), **options)
         self._is_init = True
 
+    #: Pattern of our keys (below 'backbone.') that a file may lack, all or
+    #: none: parts that a plain network does not have.
+    optional_keys: Optional[re.Pattern] = None
+
+    @staticmethod
+    def key_map(keys: Collection[str]) -> Callable[[str], str]:
+        """Return the function from a released key to ours, given all keys.
+
+        See :mod:`mmctx.weights.keys`. By default the released keys are ours.
+        """
+        return lambda key: f'backbone.{key}'
+
     def unbuilt_keys(self) -> tuple[str, ...]:
-        """Beginnings of names that more out indices would have built.
+        """Key prefixes of stages that this instance does not build.
 
         A checkpoint may hold them.
         """
@@ -368,7 +388,7 @@ class ContextBackbone(BaseModule):
         return tuple(f'stages.{i}.' for i in unbuilt)
 
     def _finish_init(self) -> None:
-        """What a subclass calls once its stem and stages are built."""
+        """Finish construction, once a subclass has its stem and stages."""
         self._reset_parameters()
         self._freeze_stages()
 
@@ -402,7 +422,7 @@ class ContextBackbone(BaseModule):
 
         Args:
             param_name (str): Full name of the parameter.
-            prefix (str): What precedes the backbone's own names, such as
+            prefix (str): Prefix of the backbone's own names, such as
                 ``'backbone.'``. Defaults to ''.
 
         Returns:

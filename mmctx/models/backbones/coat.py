@@ -1,7 +1,7 @@
 """CoaT and CoaT-Lite."""
 
 from collections.abc import Iterable, Sequence
-from typing import NamedTuple, Optional, Union
+from typing import Any, NamedTuple, Optional, Union
 
 import torch
 import torch.nn as nn
@@ -17,7 +17,6 @@ from mmctx.models.backbones.base import (
     PatchEmbedding,
     Stage,
     TokenNorm,
-    require_norm,
 )
 from mmctx.models.backbones.feature_maps import FeatureMaps
 from mmctx.models.layers import (
@@ -35,6 +34,7 @@ from mmctx.models.layers.stochastic_depth import StochasticDepth
 from mmctx.ops.add_mlp import cpu
 from mmctx.ops.dispatch import cpu_variant
 from mmctx.registry import register
+from mmctx.weights.keys import coat as keys
 
 _ARCH_KEYS = 'embed_dims', 'serial_depths', 'mlp_ratios', 'parallel_depth'
 CO_SCALES = ('interpolation', 'none', 'cross_attention')
@@ -44,7 +44,7 @@ OTHERS = {'2': '34', '3': '42', '4': '32'}
 
 
 class TokenMaps(FeatureMaps):
-    """The feature maps of a backbone, and class tokens (N, C) behind them.
+    """Feature maps of a backbone, followed by class tokens (N, C).
 
     Attributes:
         maps (tuple[Tensor]): One feature map (N, C, H, W) per out index.
@@ -204,10 +204,10 @@ class ParallelBlock(nn.Module):
         mlp_ratio (float): Hidden channels of the MLP per channel.
         norm_cfg (dict): A norm over the last dimension.
         drop_path (float): Probability of dropping a branch.
-        co_scale (str): How scales exchange, see :class:`CoaT`.
+        co_scale (str): How scales exchange features, see :class:`CoaT`.
         scales (Sequence[str]): Names of the scales.
-        outputs (Sequence[str]): Those to return: parts that serve only the
-            others are not built.
+        outputs (Sequence[str]): Scales to return; parts that serve only others
+            are not built.
     """
 
     def __init__(
@@ -262,7 +262,7 @@ class ParallelBlock(nn.Module):
         for s in self.outputs:
             keep = self.drop_path(tokens[s].map)
             mixed = tokens.pop(s).plus(branches.pop(s), keep)
-            out += self.feed[s](*mixed, self.mlp)
+            out.extend(self.feed[s](*mixed, self.mlp))
         return tuple(out)
 
     def _attend(
@@ -330,10 +330,10 @@ class CoaT(ContextBackbone):
             start of every block (Table 6). Defaults to True.
         relative_position_encoding (bool): Convolutional relative position
             encoding in the attention (Table 6). Defaults to True.
-        co_scale (str): How the scales of the parallel blocks exchange
+        co_scale (str): How the scales of parallel blocks exchange features
             (Table 7): 'interpolation' adds resized features, 'none' adds
-            nothing, 'cross_attention' attends to the resized keys and
-            values of the other scales, too. Defaults to 'interpolation'.
+            nothing, 'cross_attention' also attends to the resized keys and
+            values of the other scales. Defaults to 'interpolation'.
         with_cls_token (bool): For a classifier: class tokens follow the
             feature maps, see :class:`TokenMaps`. ``out_indices`` must hold
             the last stage. Defaults to False.
@@ -342,14 +342,11 @@ class CoaT(ContextBackbone):
             patch embeddings.
         drop_path_rate (float): Stochastic depth, the same for every block.
             Defaults to 0.
-        in_channels, out_indices, frozen_stages, with_cp, init_cfg: See
-            :class:`ContextBackbone`. The parallel blocks are frozen with the
-            last stage.
-        norm_eval (bool): As in every backbone; layer norm has no statistics
-            to keep.
+        **kwargs: See :class:`ContextBackbone`. The parallel blocks are frozen
+            with the last stage.
 
     Raises:
-        ValueError: An argument is not one of the above.
+        ValueError: An argument is invalid.
 
     Example:
         >>> maps = CoaT('lite_small')(torch.rand(2, 3, 224, 224))
@@ -357,6 +354,8 @@ class CoaT(ContextBackbone):
         [(2, 64, 56, 56), (2, 128, 28, 28), (2, 320, 14, 14), (2, 512, 7, 7)]
     """
 
+    key_map = staticmethod(keys.key_map)
+    default_norm = dict(type='LN', eps=1e-6)
     arch_settings = {
         name: dict(zip(_ARCH_KEYS, values))
         for name, *values in (
@@ -376,18 +375,12 @@ class CoaT(ContextBackbone):
     def __init__(
         self,
         arch: Union[str, dict] = 'lite_small',
-        in_channels: int = 3,
         position_encoding: bool = True,
         relative_position_encoding: bool = True,
         co_scale: str = 'interpolation',
         with_cls_token: bool = False,
-        out_indices: Union[int, Sequence[int]] = (0, 1, 2, 3),
-        frozen_stages: int = -1,
-        norm_eval: bool = False,
-        norm_cfg: Optional[dict] = None,
-        with_cp: bool = False,
         drop_path_rate: float = 0.0,
-        init_cfg: Optional[Union[dict, list]] = None,
+        **kwargs: Any,
     ) -> None:
         arch = self._resolve_arch(
             arch,
@@ -402,15 +395,7 @@ class CoaT(ContextBackbone):
                     f'stages, got {arch[key]}. Change them, or set '
                     'parallel_depth to 0.'
                 )
-        super().__init__(
-            arch['embed_dims'],
-            in_channels=in_channels,
-            out_indices=out_indices,
-            frozen_stages=frozen_stages,
-            norm_eval=norm_eval,
-            with_cp=with_cp,
-            init_cfg=init_cfg,
-        )
+        super().__init__(arch['embed_dims'], **kwargs)
         if co_scale not in CO_SCALES:
             raise ValueError(
                 f'co_scale must be one of {CO_SCALES}, got {co_scale!r}.'
@@ -418,17 +403,11 @@ class CoaT(ContextBackbone):
         if with_cls_token and self.out_indices[-1] != NUM_STAGES - 1:
             raise ValueError(
                 'with_cls_token needs the last stage among out_indices, got '
-                f'{out_indices!r}.'
+                f'{self.out_indices!r}.'
             )
         self.with_cls_token = with_cls_token
-        self.norm_cfg = require_norm(
-            norm_cfg,
-            dict(type='LN', eps=1e-6),
-            'CoaT',
-            'normalises each token over its channels',
-        )
         self._choose_scales(arch, co_scale)
-        in_channels = (in_channels, *arch['embed_dims'])
+        in_channels = (self.in_channels, *arch['embed_dims'])
         for i in range(self.num_stages):
             embedding = PatchEmbedding(
                 in_channels[i],
@@ -444,7 +423,7 @@ class CoaT(ContextBackbone):
                 self._make_serial_blocks(arch, i, drop_path_rate),
                 position_encoding,
                 relative_position_encoding,
-                with_cp,
+                self.with_cp,
             )
             self.stages.append(stage)
         self._make_parallel_part(arch, co_scale, drop_path_rate)
@@ -521,7 +500,7 @@ class CoaT(ContextBackbone):
             tokens.append((x, token))
         parallel = []
         for i in self.scales:
-            parallel += tokens[i]
+            parallel.extend(tokens[i])
             if hasattr(self.stages[i], 'unshard'):
                 # FSDP2: the parallel blocks call the stage's encodings.
                 self.stages[i].unshard()
@@ -543,7 +522,7 @@ class CoaT(ContextBackbone):
     ) -> tuple[int, int]:
         """As in :class:`ContextBackbone`.
 
-        What the blocks of a stage share belongs to its first block; the
+        Modules that the blocks of a stage share belong to its first block; the
         parallel blocks follow the serial ones.
         """
         depths = [len(stage.blocks) for stage in self.stages]

@@ -1,8 +1,7 @@
 """ConTNet."""
 
 from collections.abc import Sequence
-from itertools import count
-from typing import Optional, Union
+from typing import Any, Optional, Union
 
 import torch
 import torch.nn as nn
@@ -10,14 +9,24 @@ from mmcv.cnn import build_norm_layer
 from mmengine.registry import MODELS
 from torch import Tensor
 
-from mmctx.models.backbones.base import NUM_STAGES, STRIDES, ContextBackbone
+from mmctx.models.backbones.base import (
+    NUM_STAGES,
+    STRIDES,
+    ContextBackbone,
+    Stage,
+    drop_path_rates,
+)
 from mmctx.models.layers import PatchwiseTransformerEncoder
-from mmctx.models.layers.tokens import residual
+from mmctx.ops import add_conv
 from mmctx.registry import register
+from mmctx.weights.keys import contnet as keys
+
+#: Image size that image-wise position codes cover.
+IMAGE_SIZE = 224
 
 
 class Stem(nn.Sequential):
-    """7 x 7 convolution and max pooling, neither norm nor activation.
+    """7 x 7 convolution and max pooling, without norm or activation.
 
     Args:
         in_channels (int): Channels of the image.
@@ -36,15 +45,15 @@ class Stem(nn.Sequential):
 
 
 def _pool() -> nn.AvgPool2d:
-    """Halves a map; what lies beyond an odd side does not count."""
+    """Halve a feature map; means at an odd border exclude what is outside."""
     return nn.AvgPool2d(2, ceil_mode=True, count_include_pad=False)
 
 
 class ConTBlock(nn.Module):
-    """Transformer encoders and a convolution, around them a shortcut.
+    """Transformer encoders and a convolution, with a shortcut around them.
 
-    The block starts with norm and ReLU; an identity shortcut leaves before
-    them, a projection behind them.
+    The block starts with norm and ReLU; an identity shortcut branches off
+    before them, a projection after them.
 
     Source: `ConTNet <https://arxiv.org/abs/2104.13497>`_, Sec. 3.3, Fig. 2;
     order of the layers from the released code.
@@ -78,33 +87,50 @@ class ConTBlock(nn.Module):
         self.act = nn.ReLU(inplace=True)
         self.ste = nn.Sequential(*encoders)
         self.conv = conv
-        self.pool_shortcut = _pool() if pool_shortcut else nn.Identity()
         self.shortcut = shortcut
+        if shortcut is not None:
+            self.pool_shortcut = _pool() if pool_shortcut else nn.Identity()
         self.dropout = nn.Dropout(drop_rate)
 
     def forward(self, x: Tensor) -> Tensor:
         """(N, C, H, W) to (N, C_out, ceil(H / stride), ceil(W / stride))."""
         x = self.pool_input(x)
         active = self.act(self.norm(x))
+        branch = self.ste(active)
         if self.shortcut is not None:
             x = self.shortcut(self.pool_shortcut(active))
-        return self.dropout(residual(x, self.conv(self.ste(active))))
+        del active  # The widest feature maps come next.
+        return self.dropout(add_conv(x, branch, self.conv))
+
+
+def _arch(
+    stem_channels: int,
+    depths: Sequence[int],
+    feedforward_channels: Sequence[int],
+    **options: Any,
+) -> dict:
+    return dict(
+        stem_channels=stem_channels,
+        depths=depths,
+        feedforward_channels=feedforward_channels,
+        **options,
+    )
 
 
 @register(MODELS)
 class ConTNet(ContextBackbone):
-    """Convolutions and transformer encoders in turn.
+    """Alternating convolutions and transformer encoders.
 
     It exists in two forms with the same parameters, so that one checkpoint
     fits both:
 
     - for dense prediction (``dense=True``), as the paper describes it: the
-      last block of a stage keeps the resolution, average pooling between
-      the stages halves it. The map of a stage is that of its last block, of
-      stride 4, 8, 16 or 32;
+      last block of a stage keeps the resolution, and average pooling between
+      stages halves it. The feature map of a stage is that of its last block,
+      of stride 4, 8, 16 or 32;
     - for classification (``dense=False``), as released: the last block of
-      stages 1 to 3 halves the resolution itself. The maps have strides 8,
-      16, 32 and 32, and numbers that differ from the other form's.
+      stages 1 to 3 halves the resolution itself. The feature maps have
+      strides 8, 16, 32 and 32, and values that differ from the other form's.
 
     In both, stage i returns twice its own channels, 2 C_1 * 2**i, i from 0.
 
@@ -117,20 +143,20 @@ class ConTNet(ContextBackbone):
             with the MLPs of the paper's Table 1 (192 and 384 channels in
             the first two stages, not 196 and 392), or a dict with
             ``stem_channels``, ``depths`` and ``feedforward_channels`` (four
-            numbers each) and, optionally, ``num_heads`` (1, 2, 4, 8),
+            values each) and, optionally, ``num_heads`` (1, 2, 4, 8),
             ``drop_rates`` (of the encoders of each stage, 0) and
-            ``last_drop_rate`` (of the last map, 0). Defaults to 'm'.
+            ``last_drop_rate`` (of the last feature map, 0). Defaults to 'm'.
         dense (bool): Which form, see above. Defaults to True.
         patch_sizes (Sequence[int] or Sequence[Sequence[int]]): Patch size of
             each encoder of a block, or several such lists, which the blocks
             of every stage use in turn (Table 9). Defaults to (7, 14).
-        last_patch_size (int): The most that a patch measures in the last
-            stage, whose map is 7 x 7 at 224 pixels. Defaults to 7.
+        last_patch_size (int): Largest patch size in the last stage, whose
+            feature map is 7 x 7 at 224 pixels. Defaults to 7, as released;
+            14 as in the paper's text.
         position (str): Position code of the encoders (Table 8), see
-            :class:`PatchwiseTransformerEncoder`. Defaults to '2d'.
-        img_size (int): Side of the images for which the tables of
-            ``position='2d_image'`` are made; for others they are resized.
-            Defaults to 224.
+            :class:`PatchwiseTransformerEncoder`; the tables of '2d_image'
+            are those of 224 x 224 pixels, resized for other images.
+            Defaults to '2d'.
         groups (int): Groups of the convolutions of a block, shortcuts
             included (Table 11). Defaults to 1.
         separable (bool): Depthwise separable 3 x 3 convolutions (Table 11).
@@ -145,11 +171,10 @@ class ConTNet(ContextBackbone):
         drop_path_rate (float): Stochastic depth of the branches in the
             encoders of the last block; it grows linearly from 0 in the
             first block. Defaults to 0.
-        in_channels, out_indices, frozen_stages, norm_eval, with_cp,
-            init_cfg: See :class:`ContextBackbone`.
+        **kwargs: See :class:`ContextBackbone`.
 
     Raises:
-        ValueError: An argument is not one of the above.
+        ValueError: An argument is invalid.
 
     Example:
         >>> maps = ConTNet('m')(torch.rand(2, 3, 224, 224))
@@ -157,71 +182,48 @@ class ConTNet(ContextBackbone):
         [(2, 128, 56, 56), (2, 256, 28, 28), (2, 512, 14, 14), (2, 1024, 7, 7)]
     """
 
+    key_map = staticmethod(keys.key_map)
     arch_settings = {
-        'ti': dict(
-            stem_channels=48,
-            depths=(1, 1, 1, 1),
-            feedforward_channels=(196, 392, 768, 768),
+        'ti': _arch(48, (1, 1, 1, 1), (196, 392, 768, 768)),
+        'ti_paper': _arch(48, (1, 1, 1, 1), (192, 384, 768, 768)),
+        's': _arch(64, (1, 1, 1, 1), (256, 512, 1024, 1024)),
+        'm': _arch(64, (2, 2, 2, 2), (256, 512, 1024, 1024)),
+        'b': _arch(
+            64, (3, 4, 6, 3), (256, 512, 1024, 1024),
+            drop_rates=(0.0, 0.0, 0.1, 0.1), last_drop_rate=0.2,
         ),
-        'ti_paper': dict(
-            stem_channels=48,
-            depths=(1, 1, 1, 1),
-            feedforward_channels=(192, 384, 768, 768),
-        ),
-        's': dict(
-            stem_channels=64,
-            depths=(1, 1, 1, 1),
-            feedforward_channels=(256, 512, 1024, 1024),
-        ),
-        'm': dict(
-            stem_channels=64,
-            depths=(2, 2, 2, 2),
-            feedforward_channels=(256, 512, 1024, 1024),
-        ),
-        'b': dict(
-            stem_channels=64,
-            depths=(3, 4, 6, 3),
-            feedforward_channels=(256, 512, 1024, 1024),
-            drop_rates=(0.0, 0.0, 0.1, 0.1),
-            last_drop_rate=0.2,
-        ),
-    }
-    #: Strides of the maps in the form for classification.
+    }  # fmt: skip
+    #: Strides of the feature maps in the form for classification.
     classification_strides = (8, 16, 32, 32)
 
     def __init__(
         self,
         arch: Union[str, dict] = 'm',
-        in_channels: int = 3,
         dense: bool = True,
         patch_sizes: Sequence = (7, 14),
         last_patch_size: int = 7,
         position: str = '2d',
-        img_size: int = 224,
         groups: int = 1,
         separable: bool = False,
         avg_down: bool = False,
         pre_norm: bool = False,
         qkv_bias: bool = True,
         pad_mask: bool = True,
-        out_indices: Union[int, Sequence[int]] = (0, 1, 2, 3),
-        frozen_stages: int = -1,
-        norm_eval: bool = False,
-        norm_cfg: Optional[dict] = None,
-        with_cp: bool = False,
         drop_path_rate: float = 0.0,
-        init_cfg: Optional[Union[dict, list]] = None,
+        **kwargs: Any,
     ) -> None:
-        arch = self._resolve_arch(arch)
+        arch = self._resolve_arch(
+            arch,
+            ('depths', 'feedforward_channels', 'num_heads', 'drop_rates'),
+            others=('stem_channels',),
+            num_heads=(1, 2, 4, 8),
+            drop_rates=(0.0,) * NUM_STAGES,
+            last_drop_rate=0.0,
+        )
         widths = [arch['stem_channels'] * 2**i for i in range(NUM_STAGES)]
         super().__init__(
             [2 * width for width in widths],
-            in_channels=in_channels,
-            out_indices=out_indices,
-            frozen_stages=frozen_stages,
-            norm_eval=norm_eval,
-            with_cp=with_cp,
-            init_cfg=init_cfg,
+            **kwargs,
         )
         self.arch = arch
         self.dense = dense
@@ -238,17 +240,14 @@ class ConTNet(ContextBackbone):
         self.groups = groups
         self.separable = separable
         self.avg_down = avg_down
-        self.norm_cfg = norm_cfg or dict(type='BN')
-        self.stem = Stem(in_channels, widths[0])
-        # Stochastic depth is defined over the whole network, built or not.
-        last = max(sum(arch['depths']) - 1, 1)
-        rates = (drop_path_rate * i / last for i in count())
+        self.stem = Stem(self.in_channels, widths[0])
+        rates = drop_path_rates(drop_path_rate, arch['depths'])
         for i in range(self.num_stages):
             encoder_cfg = dict(
                 num_heads=arch['num_heads'][i],
                 feedforward_channels=arch['feedforward_channels'][i],
                 position=position,
-                map_size=-(-img_size // STRIDES[i]),
+                map_size=IMAGE_SIZE // STRIDES[i],
                 pre_norm=pre_norm,
                 qkv_bias=qkv_bias,
                 drop_rate=arch['drop_rates'][i],
@@ -256,41 +255,17 @@ class ConTNet(ContextBackbone):
             )
             blocks = [
                 self._make_block(
-                    i, j, widths[i], {**encoder_cfg, 'drop_path': next(rates)}
+                    i, j, widths[i], dict(encoder_cfg, drop_path=rate)
                 )
-                for j in range(arch['depths'][i])
+                for j, rate in enumerate(rates[i])
             ]
-            self.stages.append(nn.Sequential(*blocks))
+            self.stages.append(Stage(*blocks, with_cp=self.with_cp))
         self._finish_init()
 
-    def _resolve_arch(self, arch: Union[str, dict]) -> dict:
-        given = self.arch_settings.get(arch) if isinstance(arch, str) else arch
-        required = ('stem_channels', 'depths', 'feedforward_channels')
-        options = dict(
-            num_heads=(1, 2, 4, 8), drop_rates=(0.0,) * 4, last_drop_rate=0.0
-        )
-        lists = ('depths', 'feedforward_channels', 'num_heads', 'drop_rates')
-        if (
-            not isinstance(given, dict)
-            or not set(required) <= set(given) <= {*required, *options}
-            or any(len(given[k]) != NUM_STAGES for k in lists if k in given)
-        ):
-            raise ValueError(
-                f'ConTNet arch must be one of {list(self.arch_settings)}, or '
-                f'a dict with {required} and, optionally, any of '
-                f'{tuple(options)}, four numbers in each of {lists}, got '
-                f'{arch!r}.'
-            )
-        if any(d < 1 for d in given['depths']):
-            raise ValueError(
-                f'ConTNet depths must be positive, got {given["depths"]}.'
-            )
-        return {**options, **given}
-
     @staticmethod
-    def _resolve_patch_sizes(given: Sequence) -> list[Sequence[int]]:
+    def _resolve_patch_sizes(patch_sizes: Sequence) -> list[Sequence[int]]:
         """Patch sizes of the encoders, for the blocks in turn."""
-        sizes = list(given) if isinstance(given, Sequence) else []
+        sizes = list(patch_sizes) if isinstance(patch_sizes, Sequence) else []
         if sizes and not isinstance(sizes[0], Sequence):
             sizes = [sizes]
         if not sizes or any(
@@ -302,7 +277,8 @@ class ConTNet(ContextBackbone):
             raise ValueError(
                 'patch_sizes must hold the patch size of each encoder of a '
                 'block, such as (7, 14), or several such lists for the '
-                f'blocks in turn, such as ((7, 7), (14, 14)), got {given!r}.'
+                'blocks in turn, such as ((7, 7), (14, 14)), got '
+                f'{patch_sizes!r}.'
             )
         return sizes
 

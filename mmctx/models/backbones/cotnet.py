@@ -1,8 +1,7 @@
 """CoTNet, CoTNeXt and SE-CoTNetD."""
 
 from collections.abc import Sequence
-from itertools import count
-from typing import Optional, Union
+from typing import Any, Optional, Union
 
 import torch
 import torch.nn as nn
@@ -11,14 +10,19 @@ from mmcv.cnn import build_norm_layer
 from mmengine.registry import MODELS
 from torch import Tensor
 
-from mmctx.models.backbones.base import NUM_STAGES, ContextBackbone
 from mmctx.models.layers import CoTLayer, CoXtLayer
-from mmctx.models.layers.bottleneck import (
-    Bottleneck,
-    conv_norm,
-    resolve_depth,
-)
+from mmctx.models.layers.bottleneck import Bottleneck, conv_norm, resolve_depth
+from mmctx.models.layers.norms import VectorSequential
 from mmctx.registry import register
+from mmctx.weights.keys import cotnet as keys
+
+from .base import (
+    NUM_STAGES,
+    ContextBackbone,
+    Stage,
+    drop_path_rates,
+)
+from .resnet import ResNetSkeleton
 
 
 class SEConv(nn.Module):
@@ -39,7 +43,7 @@ class SEConv(nn.Module):
         self.conv = conv_norm(
             channels, channels, 3, stride, norm_cfg, nn.SiLU(inplace=True)
         )
-        self.gate = nn.Sequential(
+        self.gate = VectorSequential(
             nn.Conv2d(channels, hidden, 1),
             build_norm_layer(norm_cfg, hidden)[1],
             nn.SiLU(inplace=True),
@@ -54,7 +58,7 @@ class SEConv(nn.Module):
 
 
 class BlurPool(nn.Module):
-    """Halve the resolution behind a fixed 3 x 3 binomial filter.
+    """Halve the resolution after a fixed 3 x 3 binomial filter.
 
     Args:
         channels (int): Channels, filtered one by one.
@@ -73,7 +77,7 @@ class BlurPool(nn.Module):
 
 
 @register(MODELS)
-class CoTNet(ContextBackbone):
+class CoTNet(ResNetSkeleton, ContextBackbone):
     """ResNet whose 3 x 3 convolutions are contextual transformer layers.
 
     Source: `Contextual Transformer Networks for Visual Recognition
@@ -97,11 +101,10 @@ class CoTNet(ContextBackbone):
             Defaults to ``dict(type='BN')``.
         drop_path_rate (float): Stochastic depth of the last block; it grows
             linearly from 0 at the first. Defaults to 0.
-        in_channels, out_indices, frozen_stages, norm_eval, with_cp,
-            init_cfg: See :class:`ContextBackbone`.
+        **kwargs: See :class:`ContextBackbone`.
 
     Raises:
-        ValueError: An argument is not one of the above.
+        ValueError: An argument is invalid.
 
     Example:
         >>> maps = CoTNet(depth=50)(torch.rand(2, 3, 224, 224))
@@ -109,69 +112,38 @@ class CoTNet(ContextBackbone):
         [(2, 256, 56, 56), (2, 512, 28, 28), (2, 1024, 14, 14), (2, 2048, 7, 7)]
     """  # noqa: E501
 
-    arch_settings = {
-        14: (1, 1, 1, 1),
-        26: (2, 2, 2, 2),
-        50: (3, 4, 6, 3),
-        101: (3, 4, 23, 3),
-    }
-    expansion = 4
+    key_map = staticmethod(keys.key_map)
     layer_type = CoTLayer
-    #: Of the blocks of a stage, every n-th from the first carries CoT.
+    #: Every n-th block of a stage, from the first, has a CoT layer.
     cot_every = (1, 1, 1, 1)
-    first_stage_stride = 1
 
     def __init__(
         self,
         depth: Union[int, Sequence[int]] = 50,
-        in_channels: int = 3,
         stem_channels: int = 64,
         base_channels: int = 64,
         cot_stages: Sequence[int] = (0, 1, 2, 3),
         context: str = 'full',
-        out_indices: Union[int, Sequence[int]] = (0, 1, 2, 3),
-        frozen_stages: int = -1,
-        norm_eval: bool = False,
-        norm_cfg: Optional[dict] = None,
-        with_cp: bool = False,
         drop_path_rate: float = 0.0,
-        init_cfg: Optional[Union[dict, list]] = None,
+        **kwargs: Any,
     ) -> None:
-        stage_channels = [
-            base_channels * self.expansion * 2**i for i in range(NUM_STAGES)
-        ]
         super().__init__(
-            stage_channels,
-            in_channels=in_channels,
-            out_indices=out_indices,
-            frozen_stages=frozen_stages,
-            norm_eval=norm_eval,
-            with_cp=with_cp,
-            init_cfg=init_cfg,
+            self._stage_channels(base_channels),
+            **kwargs,
         )
-        self.depths = resolve_depth(
-            type(self).__name__, depth, self.arch_settings
-        )
+        name = type(self).__name__
+        self.depths = resolve_depth(name, depth, self.arch_settings)
         self.cot_stages = self._resolve_cot_stages(cot_stages)
         self.context = context
-        self.norm_cfg = norm_cfg or dict(type='BN')
-        self.stem = self._make_stem(stem_channels)
-        # Stochastic depth is defined over the whole network, built or not.
-        last = max(sum(self.depths) - 1, 1)
-        rates = (drop_path_rate * i / last for i in count())
-        channels = self._stem_out_channels(stem_channels)
+        self.stem_channels = stem_channels
+        self.base_channels = base_channels
+        self.stem = self._make_stem()
+        rates = drop_path_rates(drop_path_rate, self.depths)
         for i in range(self.num_stages):
-            width = self._operator_width(base_channels * 2**i)
-            blocks = []
-            for j in range(self.depths[i]):
-                blocks.append(
-                    self._make_block(
-                        i, j, channels, width, stage_channels[i],
-                        next(rates),
-                    )
-                )  # fmt: skip
-                channels = stage_channels[i]
-            self.stages.append(nn.Sequential(*blocks))
+            blocks = (
+                self._make_block(i, j, rate) for j, rate in enumerate(rates[i])
+            )
+            self.stages.append(Stage(*blocks, with_cp=self.with_cp))
         self._finish_init()
 
     @staticmethod
@@ -184,46 +156,23 @@ class CoTNet(ContextBackbone):
             )
         return stages
 
-    def _operator_width(self, planes: int) -> int:
-        """Channels inside the bottlenecks of a stage."""
-        return planes
-
-    def _stem_out_channels(self, stem_channels: int) -> int:
-        return stem_channels
-
-    def _make_stem(self, channels: int) -> nn.Sequential:
-        return conv_norm(
-            self.in_channels, channels, 7, 2, self.norm_cfg,
-            nn.ReLU(inplace=True), nn.MaxPool2d(3, stride=2, padding=1),
-        )  # fmt: skip
-
     def _make_block(
-        self, stage: int, index: int, in_channels: int, width: int,
-        out_channels: int, drop_path: float,
-    ) -> Bottleneck:  # fmt: skip
-        stride = 1
-        if index == 0:
-            stride = self.first_stage_stride if stage == 0 else 2
+        self, stage: int, index: int, drop_path: float
+    ) -> Bottleneck:
         use_cot = (
             stage in self.cot_stages and index % self.cot_every[stage] == 0
         )
-        shortcut = (
-            self._make_shortcut(in_channels, out_channels, stride)
-            if index == 0
-            else nn.Identity()
+        parts = self._make_operator(
+            self._operator_width(stage), self._stride(stage, index), use_cot
         )
-        return Bottleneck(
-            in_channels, width, out_channels, shortcut=shortcut,
-            norm_cfg=self.norm_cfg, drop_path=drop_path,
-            **self._make_operator(width, stride, use_cot),
-        )  # fmt: skip
+        return self._make_bottleneck(stage, index, drop_path, **parts)
 
     def _make_operator(
         self, width: int, stride: int, use_cot: bool
     ) -> dict[str, nn.Module]:
         """The operator of a block and the pooling around it.
 
-        A CoT layer has stride 1: an average pool before it strides.
+        A CoT layer has stride 1: an average pool before it reduces resolution.
         """
         if not use_cot:
             return dict(operator=self._make_conv(width, stride))
@@ -234,26 +183,6 @@ class CoTNet(ContextBackbone):
             return dict(operator=layer)
         pool = nn.AvgPool2d(3, stride, padding=1)
         return dict(operator=layer, pool_before=pool)
-
-    def _make_conv(self, width: int, stride: int) -> nn.Module:
-        return conv_norm(
-            width, width, 3, stride, self.norm_cfg, nn.ReLU(inplace=True)
-        )
-
-    def _make_shortcut(
-        self, in_channels: int, out_channels: int, stride: int
-    ) -> nn.Module:
-        return conv_norm(in_channels, out_channels, 1, stride, self.norm_cfg)
-
-    def _reset_parameters(self) -> None:
-        for module in self.modules():
-            if isinstance(module, nn.Conv2d):
-                nn.init.kaiming_normal_(
-                    module.weight, mode='fan_out', nonlinearity='relu'
-                )
-            elif isinstance(module, Bottleneck):
-                # Every block starts as its shortcut.
-                nn.init.zeros_(module.expand[1].weight)
 
 
 @register(MODELS)
@@ -267,8 +196,8 @@ class CoTNeXt(CoTNet):
 
     layer_type = CoXtLayer
 
-    def _operator_width(self, planes: int) -> int:
-        return planes * 48 // 64 * 2
+    def _operator_width(self, stage: int) -> int:
+        return super()._operator_width(stage) * 48 // 64 * 2
 
 
 @register(MODELS)
@@ -278,7 +207,7 @@ class SECoTNetD(CoTNet):
     As released: a deep stem without max pooling (the first stage strides
     instead), average pooling in the shortcuts, CoT layers in every second
     block of the third stage and in all blocks of the fourth, SE convolutions
-    elsewhere. The 152-layer network reduces resolution behind its operators
+    elsewhere. The 152-layer network reduces resolution after its operators
     with a blur pool, the others inside or before them.
 
     Args:
@@ -296,7 +225,7 @@ class SECoTNetD(CoTNet):
 
     arch_settings = {**CoTNet.arch_settings, 152: (3, 8, 36, 3)}
     cot_every = (1, 1, 2, 1)
-    first_stage_stride = 2
+    strides = (2, 2, 2, 2)
 
     def __init__(
         self,
@@ -316,10 +245,11 @@ class SECoTNetD(CoTNet):
             **kwargs,
         )
 
-    def _stem_out_channels(self, stem_channels: int) -> int:
-        return 2 * stem_channels
+    def _stem_out_channels(self) -> int:
+        return 2 * self.stem_channels
 
-    def _make_stem(self, channels: int) -> nn.Sequential:
+    def _make_stem(self) -> nn.Sequential:
+        channels = self.stem_channels
         widths = (self.in_channels, channels, channels, 2 * channels)
         layers = []
         for i, stride in enumerate((2, 1, 1)):

@@ -1,16 +1,16 @@
-"""Feature maps with further tensors, such as class tokens, behind them."""
+"""Feature maps followed by further tensors, such as class tokens."""
 
 from torch import Tensor
 
 
 class FeatureMaps(tuple):
-    """Feature maps, then whatever else a backbone found in the images.
+    """Feature maps, followed by further outputs of a backbone.
 
-    Its elements are all that it holds, so that whatever rebuilds a tuple from
-    its elements keeps them: copies, pickles, DataParallel's gather, mmengine's
-    ``apply_to``, mmpretrain's ``FeatureExtractor``. Feature maps have two
-    dimensions more than the rest, (N, C, H, W) beside (N, C), those of a
-    single image as well.
+    It holds nothing but its elements, so whatever rebuilds a tuple from them
+    is lossless: copies, pickles, DataParallel's gather, mmengine's
+    ``apply_to``, mmpretrain's ``FeatureExtractor``. Feature maps have two more
+    dimensions than the rest, (N, C, H, W) against (N, C), also for a single
+    image.
 
     Example:
         >>> tokens = torch.rand(2, 8)
@@ -26,7 +26,7 @@ class FeatureMaps(tuple):
 
     @property
     def extras(self) -> tuple[Tensor, ...]:
-        """The tensors behind the feature maps."""
+        """The tensors after the feature maps."""
         return tuple(x for x in self if x.ndim != self._map_dims())
 
     def _map_dims(self) -> int:

@@ -1,4 +1,4 @@
-"""Container-PAM: a plain vision transformer with a static affinity beside."""
+"""Container-PAM: a vision transformer with an added static affinity."""
 
 from typing import Any
 
@@ -10,7 +10,7 @@ from mmctx.models.layers import ContextAggregation
 
 
 class PAMAttention(nn.Module):
-    """Attention and a transposed MLP among tokens, in a learned mixture.
+    """A learned mixture of attention and a transposed MLP over tokens.
 
     Source: `Container: Context Aggregation Network
     <https://arxiv.org/abs/2106.01401>`_, Sec. 3.3 and 4.1.
@@ -33,7 +33,7 @@ class PAMAttention(nn.Module):
         **kwargs: Any,
     ) -> None:
         super().__init__()
-        # Tokens are a map of one row: the table needs no grid.
+        # Tokens are a feature map of one row: the table needs no grid.
         self.aggregation = ContextAggregation(
             channels,
             num_heads,
@@ -44,7 +44,7 @@ class PAMAttention(nn.Module):
             self.aggregation.project_in,
             self.aggregation.project_out,
         ):
-            # As the linear layers of DeiT that they stand for.
+            # As the linear layers of DeiT that they replace.
             nn.init.trunc_normal_(conv.weight, std=0.02)
             nn.init.zeros_(conv.bias)
 
@@ -58,7 +58,7 @@ class PAMVisionTransformer(VisionTransformer):
     """mmpretrain's ``VisionTransformer`` with :class:`PAMAttention`.
 
     The network of Container-PAM is DeiT-S: ``arch='deit-small'``. The tables
-    belong to the number of tokens at ``img_size``.
+    have the size of the number of tokens at ``img_size``.
 
     Args:
         *args: See ``VisionTransformer``.

@@ -10,14 +10,14 @@ from mmctx.registry import MODELS, register
 
 
 def shift_frames(x: Tensor, num_segments: int, shift_div: int = 8) -> Tensor:
-    """Take some channels from the next frame, as many from the one before.
+    """Take some channels from the next frame, as many from the previous one.
 
     Source: `TSM: Temporal Shift Module for Efficient Video Understanding
     <https://arxiv.org/abs/1811.08383>`_, Sec. 3 and 4, in its offline form.
 
     Args:
-        x (Tensor): Maps (N * T, C, H, W), the T frames of a clip one after
-            the other.
+        x (Tensor): Feature maps (N * T, C, H, W), the T frames of a clip one
+            after the other.
         num_segments (int): Number of frames T.
         shift_div (int): The first C // shift_div channels come from the next
             frame, as many after them from the one before; zeros where there
@@ -27,7 +27,7 @@ def shift_frames(x: Tensor, num_segments: int, shift_div: int = 8) -> Tensor:
         Tensor: (N * T, C, H, W).
 
     Raises:
-        ValueError: The maps are not those of whole clips.
+        ValueError: The feature maps are not those of whole clips.
     """
     if x.shape[0] % num_segments:
         raise ValueError(
@@ -46,7 +46,7 @@ def shift_frames(x: Tensor, num_segments: int, shift_div: int = 8) -> Tensor:
 
 
 class _Shifted(nn.Sequential):
-    """The same layers, behind a temporal shift."""
+    """The same layers, after a temporal shift."""
 
     def __init__(
         self, layers: nn.Sequential, num_segments: int, shift_div: int
@@ -68,12 +68,12 @@ class _Shifted(nn.Sequential):
 def build_temporal_shift(
     backbone: dict, num_segments: int = 16, shift_div: int = 8
 ) -> nn.Module:
-    """What ``backbone=dict(type='TemporalShift', ...)`` builds.
+    """Build ``backbone=dict(type='TemporalShift', ...)``.
 
     The backbone itself, with a shift at the start of the residual branch of
-    every bottleneck. Names of parameters stay, so weights of the backbone
-    for images load; so do its arguments and its other properties. Each frame
-    has a context of its own.
+    every bottleneck. Parameter names stay, so weights of the image backbone
+    load; its arguments and other properties stay, too. Each frame has its own
+    context.
 
     Source: `Contextual Convolutional Networks
     <https://openreview.net/forum?id=PldynS56bN>`_, Sec. 4.2 (Kinetics-400),
@@ -91,7 +91,7 @@ def build_temporal_shift(
 
     Raises:
         ValueError: There is no bottleneck in the backbone, or one of the
-            numbers is out of range.
+            arguments is out of range.
     """
     if num_segments < 1 or shift_div < 2:
         raise ValueError(

@@ -1,4 +1,4 @@
-"""Detectors that the papers use and mmdet lacks, of mmdet's parts."""
+"""Detectors that the papers use and mmdet lacks, built from mmdet's parts."""
 
 from mmctx.registry import MODELS, register_lazily
 

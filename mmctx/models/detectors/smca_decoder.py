@@ -14,16 +14,16 @@ from mmdet.models.layers import (
 from mmengine.model import ModuleList
 from torch import Tensor
 
-#: Least logit of a prior, and that of padding. Half precision holds both, a
-#: softmax never sees the latter beside the former, and it stays finite where
-#: a whole image is padding.
+#: Minimum logit of a prior, and the logit of padding. Half precision holds
+#: both, the latter vanishes in a softmax beside the former, and a softmax of
+#: an image that is all padding stays finite.
 FAR, PADDED = -1e4, -6e4
 
 
 def gaussian_log_prior(
     centres: Tensor, scales: Tensor, map_size: Sequence[int], smoothness: float
 ) -> Tensor:
-    r"""Logarithm of a Gaussian over the cells of a map.
+    r"""Logarithm of a Gaussian over the cells of a feature map.
 
     .. math::
         \log G(x, y) = -\frac{s_x^2 (x - c_x)^2 + s_y^2 (y - c_y)^2}{\beta}
@@ -33,7 +33,7 @@ def gaussian_log_prior(
     Args:
         centres (Tensor): c, (..., 2) as x, y in cells.
         scales (Tensor): s, (..., 2) as x, y in 1 / cells.
-        map_size (Sequence[int]): Height H and width W of the map.
+        map_size (Sequence[int]): Height H and width W of the feature map.
         smoothness (float): beta.
 
     Returns:
@@ -101,16 +101,16 @@ class GaussianPrior(nn.Module):
         Args:
             query (Tensor): (N, Q, C), with its position code.
             points (Tensor): Point of each query, (N, Q, 2) in cells.
-            map_size (Sequence[int]): Height H and width W of the map.
-            padding (Tensor): (N, H * W), true where nothing is to be seen.
+            map_size (Sequence[int]): Height H and width W of the feature map.
+            padding (Tensor): (N, H * W), true on padding.
 
         Returns:
-            Tensor: (N, M, Q, H * W), of the type of ``query``.
+            Tensor: (N, M, Q, H * W), in the dtype of ``query``.
         """
         n, q, _ = query.shape
         normed = self.norm(query)
         offsets, scales = (
-            # In half precision squared distances would be coarse.
+            # Squared distances would be coarse in half precision.
             layer(normed).float().view(n, q, -1, 2).transpose(1, 2)
             for layer in (self.offsets, self.scales)
         )
@@ -123,7 +123,7 @@ class GaussianPrior(nn.Module):
 
 
 class CoAttention(MultiheadAttention):
-    r"""Multi-head attention with logits of its own for each head.
+    r"""Multi-head attention with logits added for each head.
 
     .. math::
         \mathrm{softmax}(Q_i K_i^T / \sqrt{d} + \log G_i) V_i
@@ -141,7 +141,7 @@ class CoAttention(MultiheadAttention):
         attn_mask: Tensor,
         **kwargs: Any,
     ) -> Tensor:
-        """The attended values and the query, added: (N, Q, C).
+        """Sum of attended values and query, (N, Q, C).
 
         Args:
             query, query_pos (Tensor): (N, Q, C).

@@ -42,7 +42,7 @@ class SMCADETR(DETR):
     https://github.com/gaopengcuhk/SMCA-DETR.
 
     Args:
-        stride (int): Pixels per cell of the map that the neck returns.
+        stride (int): Pixels per cell of the neck's feature map.
             Defaults to 32.
         decoder (dict): Arguments of
             :class:`~.smca_decoder.SMCADecoder`: those of DETR's decoder and
@@ -55,7 +55,7 @@ class SMCADETR(DETR):
         self.stride = stride
 
     def _init_layers(self) -> None:
-        """Everything but backbone, neck and head."""
+        """Build everything but backbone, neck and head."""
         self.positional_encoding = SinePositionalEncoding(
             **self.positional_encoding
         )
@@ -79,7 +79,7 @@ class SMCADETR(DETR):
         outside the image.
 
         Args:
-            img_feats (tuple[Tensor]): One map, (N, C, H, W).
+            img_feats (tuple[Tensor]): One feature map, (N, C, H, W).
             batch_data_samples (list): The images' ``DetDataSample``.
 
         Returns:
@@ -87,7 +87,7 @@ class SMCADETR(DETR):
             ``forward_decoder``, without those that depend on the encoder.
 
         Raises:
-            ValueError: The map has another stride than the detector.
+            ValueError: The feature map has another stride than the detector.
         """
         feat = img_feats[-1]
         map_size = tuple(feat.shape[-2:])
@@ -135,10 +135,10 @@ class SMCADETR(DETR):
         expected = tuple(math.ceil(side / self.stride) for side in image_size)
         if map_size != expected:
             raise ValueError(
-                f'SMCADETR got a map of {map_size} for images of '
+                f'SMCADETR got a feature map of {map_size} for images of '
                 f'{tuple(image_size)} pixels, where its stride of '
                 f'{self.stride} needs {expected}. Set `stride` to that of '
-                "the map which the backbone's last out index and the neck "
+                'the feature map that the last out index and the neck '
                 'give.'
             )
 

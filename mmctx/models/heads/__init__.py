@@ -1,4 +1,4 @@
-"""Heads that the papers need and the hosts lack."""
+"""Heads that the papers need and the OpenMMLab libraries lack."""
 
 from mmctx.registry import MODELS, register_lazily
 
@@ -9,3 +9,8 @@ __all__ = ['DINOProjectionHead', 'NearestNeighborsHead']
 
 register_lazily(MODELS, f'{__name__}.coat_cls_head', 'CoaTClsHead')
 register_lazily(MODELS, f'{__name__}.contextual_cls_head', 'ContextualClsHead')
+register_lazily(
+    MODELS,
+    f'{__name__}.single_mask_cascade_roi_head',
+    'SingleMaskCascadeRoIHead',
+)

@@ -10,9 +10,9 @@ from torch import Tensor, nn
 class CoaTClsHead(LinearClsHead):
     """Linear classifier on the class tokens of CoaT.
 
-    Each token is normalised; a weighted sum with one learned weight per
-    token makes one of several (Sec. 4, "aggregate" in the released code).
-    The backbone must be built with ``with_cls_token=True``.
+    Each token is normalised; a weighted sum with one learned weight per token
+    merges several (Sec. 4, "aggregate" in the released code). The backbone
+    must be built with ``with_cls_token=True``.
 
     Args:
         num_classes (int): Number of classes.
@@ -45,7 +45,7 @@ class CoaTClsHead(LinearClsHead):
         """One vector (N, C) per image.
 
         Raises:
-            ValueError: ``feats`` carries another number of class tokens.
+            ValueError: ``feats`` has the wrong number of class tokens.
         """
         tokens = getattr(feats, 'cls_tokens', ())
         if len(tokens) != len(self.norms):

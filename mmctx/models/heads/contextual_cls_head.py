@@ -9,15 +9,15 @@ from torch import Tensor
 
 
 class ContextualClsHead(ClsHead):
-    """Reads the class scores that the backbone has computed on its way.
+    """Reads the class scores that the backbone has computed.
 
     It has no parameters: class embeddings and score heads belong to the
     backbone, which must be built with ``with_class_scores=True``.
 
     Args:
-        num_classes (int, optional): Number of classes, to be compared with
-            the backbone's. Defaults to no comparison.
-        in_channels (int, optional): Not used; other heads need it.
+        num_classes (int, optional): Number of classes, checked against the
+            backbone's. Defaults to no check.
+        in_channels (int, optional): Ignored; other heads need it.
         loss (dict, optional): Config of a loss with the method
             ``stage_losses`` of
             :class:`~mmctx.models.losses.ProgressiveLoss`. Defaults to
@@ -45,8 +45,8 @@ class ContextualClsHead(ClsHead):
         scores minus infinity.
 
         Raises:
-            ValueError: ``feats`` carries no class scores, or another number
-                of them.
+            ValueError: ``feats`` has no class scores or the wrong number of
+                them.
         """
         scores = getattr(feats, 'class_scores', ())
         if not scores:
@@ -62,8 +62,6 @@ class ContextualClsHead(ClsHead):
                 f'and the backbone scores {scores[-1].shape[1]} classes. Set '
                 'num_classes of both to the same number.'
             )
-        if feats.selection == 'reduce' and feats.considered[-1] is not None:
-            return scores[-1].masked_fill(~feats.considered[-1], -torch.inf)
         return scores[-1]
 
     def forward(self, feats: tuple[Tensor, ...]) -> Tensor:
@@ -71,7 +69,7 @@ class ContextualClsHead(ClsHead):
         return self.pre_logits(feats)
 
     def loss(self, feats: tuple[Tensor, ...], data_samples, **kwargs) -> dict:
-        """Weighted loss of each stage, and the accuracy if wanted.
+        """Weighted loss of each stage, and the accuracy with ``cal_acc``.
 
         Args:
             feats (tuple[Tensor]): What the backbone returned.
@@ -87,11 +85,7 @@ class ContextualClsHead(ClsHead):
         else:
             target = torch.cat([s.gt_label for s in data_samples])
         stages = self.loss_module.stage_losses(
-            feats.class_scores,
-            target,
-            feats.considered,
-            feats.selection,
-            **kwargs,
+            feats.class_scores, target, feats.considered, **kwargs
         )
         losses = {f'stage{i}_loss': v for i, v in enumerate(stages, 1)}
         if self.cal_acc:
@@ -106,5 +100,5 @@ class ContextualClsHead(ClsHead):
             )
         from mmpretrain.evaluation.metrics import Accuracy
 
-        found = Accuracy.calculate(logits, target, topk=self.topk)
-        return {f'accuracy_top-{k}': a for k, a in zip(self.topk, found)}
+        accuracies = Accuracy.calculate(logits, target, topk=self.topk)
+        return {f'accuracy_top-{k}': a for k, a in zip(self.topk, accuracies)}

@@ -1,4 +1,4 @@
-"""From pooled features to the prototypes of DINO."""
+"""The projection head of DINO."""
 
 from typing import Optional
 
@@ -25,10 +25,10 @@ class DINOProjectionHead(BaseModule):
         in_channels (int): Channels C of the features.
         num_prototypes (int): Number of logits K. Defaults to 65536.
         hidden_channels (int): Width of the MLP. Defaults to 2048.
-        bottleneck_channels (int): What the MLP ends in. Defaults to 256.
-        norm_cfg (dict, optional): A norm of vectors behind the two hidden
-            layers, such as ``dict(type='BN1d')``, which small training
-            batches need. Defaults to None.
+        bottleneck_channels (int): Output channels of the MLP. Defaults to 256.
+        norm_cfg (dict, optional): A norm of vectors after the two hidden
+            layers, such as ``dict(type='BN1d')``, which small training batches
+            need. Defaults to None.
     """
 
     def __init__(

@@ -1,4 +1,4 @@
-"""Classification by the nearest of the features that are remembered."""
+"""Nearest-neighbour classification."""
 
 from typing import Optional
 
@@ -22,9 +22,9 @@ class NearestNeighborsHead(nn.Module):
 
     Args:
         num_classes (int): Number of classes.
-        k (int): Number of neighbours that vote, or all where fewer are
+        k (int): Number of neighbours that vote, or all if fewer are
             remembered. Defaults to 10.
-        temperature (float): Of the weights. Defaults to 0.07.
+        temperature (float): Temperature of the weights. Defaults to 0.07.
     """
 
     def __init__(
@@ -39,15 +39,15 @@ class NearestNeighborsHead(nn.Module):
         self.labels: Optional[Tensor] = None
 
     def remember(self, features: Tensor, labels: Tensor) -> None:
-        """Replace what is remembered: features (M, C), classes (M,)."""
+        """Replace the bank: features (M, C), classes (M,)."""
         self.features = F.normalize(features.float(), dim=-1)
         self.labels = labels
 
     def forward(self, features: Tensor) -> Tensor:
-        """Shares (N, num_classes) of the votes on features (N, C).
+        """Vote shares (N, num_classes) for features (N, C).
 
         Raises:
-            RuntimeError: Nothing is remembered.
+            RuntimeError: The bank is empty.
         """
         if self.features is None:
             raise RuntimeError(

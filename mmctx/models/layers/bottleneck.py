@@ -5,8 +5,11 @@ from typing import Optional, Union
 
 import torch.nn as nn
 from mmcv.cnn import build_norm_layer
-from mmcv.cnn.bricks import DropPath
 from torch import Tensor
+
+from mmctx.ops import add_conv_norm, apply_conv_norm
+
+from .stochastic_depth import StochasticDepth
 
 
 def resolve_depth(
@@ -18,23 +21,35 @@ def resolve_depth(
 
     Args:
         network (str): Name of the network, for the message.
-        depth (int or Sequence[int]): A key of ``settings``, or four numbers.
+        depth (int or Sequence[int]): A key of ``settings``, or four numbers of
+            blocks.
         settings (Mapping): Blocks for each known depth.
 
     Raises:
         ValueError: ``depth`` is not one of the above.
     """
-    depths = settings.get(depth) if isinstance(depth, int) else tuple(depth)
-    if (
-        depths is None
-        or len(depths) != 4
-        or any(not isinstance(d, int) or d < 1 for d in depths)
+    is_list = isinstance(depth, (list, tuple))
+    depths = tuple(depth) if is_list else settings.get(depth, ())
+    if len(depths) != 4 or any(
+        not isinstance(d, int) or d < 1 for d in depths
     ):
         raise ValueError(
             f'{network} depth must be one of {sorted(settings)}, or four '
             f'positive numbers of blocks, got {depth!r}.'
         )
     return depths
+
+
+class ConvNorm(nn.Sequential):
+    """A convolution, its norm and further layers."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(N, C_in, H, W) to (N, C, H', W')."""
+        conv, norm, *tail = self
+        x = apply_conv_norm(x, conv, norm)
+        for layer in tail:
+            x = layer(x)
+        return x
 
 
 def conv_norm(
@@ -44,8 +59,8 @@ def conv_norm(
     stride: int,
     norm_cfg: dict,
     *tail: nn.Module,
-) -> nn.Sequential:
-    """A bias-free "same" convolution, its norm, and what follows them."""
+) -> ConvNorm:
+    """A bias-free "same" convolution, its norm and further layers."""
     conv = nn.Conv2d(
         in_channels,
         out_channels,
@@ -54,9 +69,7 @@ def conv_norm(
         padding=kernel_size // 2,
         bias=False,
     )
-    return nn.Sequential(
-        conv, build_norm_layer(norm_cfg, out_channels)[1], *tail
-    )
+    return ConvNorm(conv, build_norm_layer(norm_cfg, out_channels)[1], *tail)
 
 
 class Bottleneck(nn.Module):
@@ -71,7 +84,7 @@ class Bottleneck(nn.Module):
         norm_cfg (dict): Norm layers.
         drop_path (float): Probability of dropping the branch. Defaults to 0.
         pool_before (nn.Module, optional): Pooling before the operator.
-        pool_after (nn.Module, optional): Pooling behind the operator.
+        pool_after (nn.Module, optional): Pooling after the operator.
     """
 
     def __init__(
@@ -95,11 +108,15 @@ class Bottleneck(nn.Module):
         self.pool_after = pool_after or nn.Identity()
         self.expand = conv_norm(channels, out_channels, 1, 1, norm_cfg)
         self.shortcut = shortcut
-        self.drop_path = DropPath(drop_path) if drop_path else nn.Identity()
+        self.drop_path = StochasticDepth(drop_path)
         self.act = nn.ReLU(inplace=True)
 
-    def forward(self, x: Tensor) -> Tensor:
-        """(N, C_in, H, W) to (N, C_out, H / stride, W / stride)."""
-        branch = self.operator(self.pool_before(self.reduce(x)))
-        branch = self.drop_path(self.expand(self.pool_after(branch)))
-        return self.act(branch.add_(self.shortcut(x)))
+    def forward(self, x: Tensor, *others: Optional[Tensor]) -> Tensor:
+        """(N, C_in, H, W) to (N, C_out, H / stride, W / stride).
+
+        ``others`` are further inputs of the operator.
+        """
+        branch = self.operator(self.pool_before(self.reduce(x)), *others)
+        branch, x = self.pool_after(branch), self.shortcut(x)
+        x = add_conv_norm(x, branch, self.expand, self.drop_path(x))
+        return self.act(x)

@@ -1,18 +1,18 @@
 """Context aggregation of Container: one layer for all its affinities."""
 
 from collections.abc import Sequence
-from typing import Optional, Union
+from typing import Optional
 
 import torch
 import torch.nn as nn
 import torch.nn.functional as F
 from torch import Tensor
 
-from .folding import fold_norm
+from mmctx.ops import attention, norm_conv
 
 DYNAMIC = ('attention', 'none')
 STATIC = ('conv', 'mlp', 'mlp_lr', 'dense_conv', 'none')
-LEARNED = ('sigmoid', 'scalars')
+MIXING = ('sigmoid', 'scalars')
 
 
 class KernelAffinity(nn.Conv2d):
@@ -42,10 +42,10 @@ class KernelAffinity(nn.Conv2d):
 
     def forward(self, v: Tensor) -> Tensor:
         """(N, C, H, W) to (N, C, H, W)."""
-        weight, bias = self.weight, self.bias
-        if self.sharers > 1:
-            weight = weight.repeat_interleave(self.sharers, 0)
-            bias = bias.repeat_interleave(self.sharers)
+        if self.sharers == 1:
+            return super().forward(v)
+        weight = self.weight.repeat_interleave(self.sharers, 0)
+        bias = self.bias.repeat_interleave(self.sharers)
         return F.conv2d(
             v, weight, bias, padding=self.padding, groups=v.shape[1]
         )
@@ -54,10 +54,10 @@ class KernelAffinity(nn.Conv2d):
 class TableAffinity(nn.Module):
     """Static affinity of a transposed MLP: a table over pairs of pixels.
 
-    A table belongs to a grid of H_0 x W_0 pixels. On maps of another size it
-    is interpolated: A' = U A D, where D resamples the map to the grid and U
-    the result back (bilinear, antialiased). Rows keep their sum, and A' is
-    never formed.
+    A table is defined on a grid of H_0 x W_0 pixels. For feature maps of other
+    sizes it is interpolated: A' = U A D, where D resamples the feature map to
+    the grid and U the result back (bilinear, antialiased). Rows keep their
+    sum, and A' is never formed.
 
     Source: `Container: Context Aggregation Network
     <https://arxiv.org/abs/2106.01401>`_, Eq. 6 and Sec. 4.1.
@@ -65,8 +65,8 @@ class TableAffinity(nn.Module):
     Args:
         num_heads (int): Number of tables, each for C / heads channels.
         size (Sequence[int]): H_0 and W_0.
-        rank (int, optional): Hold each table as the product of two of this
-            inner dimension. Defaults to None: one full table.
+        rank (int, optional): Factor each table into two of this inner
+            dimension. Defaults to None: one full table.
     """
 
     def __init__(
@@ -77,7 +77,7 @@ class TableAffinity(nn.Module):
         self.size = tuple(size)
         n = self.size[0] * self.size[1]
         shapes = [(n, n)] if rank is None else [(rank, n), (n, rank)]
-        #: Applied one after another.
+        #: Applied in this order.
         self.factors = nn.ParameterList(
             torch.empty(num_heads, *shape) for shape in shapes
         )
@@ -95,15 +95,16 @@ class TableAffinity(nn.Module):
 
     def _aggregate(self, v: Tensor) -> Tensor:
         n, c, h, w = v.shape
-        heads = v.permute(0, 2, 3, 1)
-        heads = heads.reshape(n, h * w, self.num_heads, -1)
+        heads = v.permute(0, 2, 3, 1).reshape(
+            n, h * w, self.num_heads, c // self.num_heads
+        )
         for factor in self.factors:
             heads = torch.einsum('mij,njmd->nimd', factor, heads)
         return heads.reshape(n, h, w, c).permute(0, 3, 1, 2)
 
 
 def _resample(x: Tensor, size: Sequence[int]) -> Tensor:
-    """Linear in both axes; what shrinks is filtered first."""
+    """Bilinear; an axis that shrinks is filtered first."""
     rows, columns = (
         _resampling_matrix(old, new, x) for old, new in zip(x.shape[2:], size)
     )
@@ -114,9 +115,12 @@ def _resample(x: Tensor, size: Sequence[int]) -> Tensor:
 def _resampling_matrix(old: int, new: int, like: Tensor) -> Tensor:
     """Weights (new, old) of a triangle around each new pixel's centre."""
     step = old / new
-    places = torch.arange(new, device=like.device, dtype=torch.float32)
-    centres = (places + 0.5) * step - 0.5
-    pixels = torch.arange(old, device=like.device, dtype=torch.float32)
+    options = dict(
+        device=like.device,
+        dtype=torch.promote_types(like.dtype, torch.float32),
+    )
+    centres = (torch.arange(new, **options) + 0.5) * step - 0.5
+    pixels = torch.arange(old, **options)
     distances = (pixels - centres.unsqueeze(1)).abs() / max(step, 1)
     weights = (1 - distances).clamp_min(0)
     return (weights / weights.sum(1, keepdim=True)).to(like.dtype)
@@ -131,8 +135,8 @@ class ContextAggregation(nn.Module):
 
     The dynamic affinity A(X) is that of self-attention (Eq. 4); the static
     one A is a convolution (Eq. 5) or a transposed MLP (Eq. 6). Both work on
-    the same values V, neither is formed where it need not be, and nothing
-    non-linear follows them. The residual connection is the caller's.
+    the same values V, neither is formed unless needed, and nothing non-linear
+    follows them. The residual connection is the caller's.
 
     Rows of Table 2, for C channels:
 
@@ -159,29 +163,26 @@ class ContextAggregation(nn.Module):
         num_heads (int): Heads M of the attention. Defaults to 1.
         dynamic (str): 'attention' or 'none'. Defaults to 'attention'.
         static (str): 'conv', 'mlp', 'mlp_lr' (low rank) or 'none';
-            'dense_conv' is the baseline that mixes channels, too. Defaults
-            to 'conv'.
-        static_heads (int, optional): Number of static affinities, each for
-            C / static_heads channels; of 'dense_conv' the groups. Defaults
-            to C for 'conv', else to 1.
+            'dense_conv' is the baseline that also mixes channels. Defaults to
+            'conv'.
+        static_heads (int, optional): Number of static affinities, each for C /
+            static_heads channels; for 'dense_conv' the groups. Defaults to C
+            for 'conv', else to 1.
         kernel_size (int): Odd side of the kernels of 'conv' and
             'dense_conv'. Defaults to 5.
-        size (Sequence[int], optional): Height and width of the map to which
-            the tables of 'mlp' and 'mlp_lr' belong; see
+        size (Sequence[int], optional): Height and width of the feature map
+            to which the tables of 'mlp' and 'mlp_lr' belong; see
             :class:`TableAffinity` for other sizes.
         rank (int, optional): Inner dimension of 'mlp_lr'.
-        mixing (str or Sequence[float]): Weights of the two affinities:
-            'sigmoid' learns w with alpha = sigmoid(w) and beta = 1 - alpha,
-            as released; 'scalars' learns alpha and beta, as in the paper;
-            both start at 1/2. Two numbers are fixed weights, and what has
-            weight 0 is not built. A single affinity has weight 1. Defaults
-            to 'sigmoid'.
-        norm (nn.Module, optional): A norm of the input. That of a batch
-            norm in evaluation is folded into the projections.
+        mixing (str): Weights of the two affinities: 'sigmoid' learns w with
+            alpha = sigmoid(w) and beta = 1 - alpha, as released; 'scalars'
+            learns alpha and beta, as in the paper; both start at 1/2. A
+            single affinity has weight 1. Defaults to 'sigmoid'.
+        norm (nn.Module, optional): A norm of the input.
 
     Raises:
-        ValueError: An argument is not one of the above, or heads do not
-            divide the channels.
+        ValueError: An argument is invalid, or heads do not divide the
+            channels.
     """
 
     def __init__(
@@ -194,26 +195,17 @@ class ContextAggregation(nn.Module):
         kernel_size: int = 5,
         size: Optional[Sequence[int]] = None,
         rank: Optional[int] = None,
-        mixing: Union[str, Sequence[float]] = 'sigmoid',
+        mixing: str = 'sigmoid',
         norm: Optional[nn.Module] = None,
     ) -> None:
         super().__init__()
         _check_choice('dynamic', dynamic, DYNAMIC)
         _check_choice('static', static, STATIC)
-        if isinstance(mixing, str):
-            _check_choice('mixing', mixing, LEARNED)
-        elif len(mixing) != 2:
-            raise ValueError(
-                f'mixing must be one of {LEARNED}, or the two weights alpha '
-                f'and beta, got {mixing!r}.'
-            )
-        else:
-            dynamic = dynamic if mixing[0] else 'none'
-            static = static if mixing[1] else 'none'
+        _check_choice('mixing', mixing, MIXING)
         if dynamic == static == 'none':
             raise ValueError(
-                'ContextAggregation needs a dynamic or a static affinity of '
-                f'nonzero weight, got mixing={mixing!r}.'
+                'ContextAggregation needs a dynamic or a static affinity, got '
+                "'none' for both."
             )
         self.channels = channels
         self.num_heads = num_heads
@@ -229,68 +221,49 @@ class ContextAggregation(nn.Module):
         self.static = _build_static(
             static, channels, static_heads, kernel_size, size, rank
         )
-        self.mixing_weight = self._build_mixing_weight()
+        self.mixing_weight = None
+        if self.has_dynamic and self.static is not None:
+            start = torch.tensor([0.0] if mixing == 'sigmoid' else [0.5, 0.5])
+            self.mixing_weight = nn.Parameter(start)
         self.project_out = nn.Conv2d(channels, channels, 1)
-
-    def _build_mixing_weight(self) -> Optional[nn.Parameter]:
-        if not self.has_dynamic or self.static is None:
-            return None
-        if self.mixing == 'sigmoid':
-            return nn.Parameter(torch.zeros(1))
-        if self.mixing == 'scalars':
-            return nn.Parameter(torch.full((2,), 0.5))
-        return None
 
     def forward(self, x: Tensor) -> Tensor:
         """(N, C, H, W) to the same, channels last."""
         x = x.contiguous(memory_format=torch.channels_last)
-        x, weight, bias = fold_norm(self.norm, x, self.project_in)
-        if not self.has_dynamic:
-            v = F.conv2d(x, weight, bias)
-            return self.project_out(self._scale(self.static(v), 1))
-        # Apart, so that the values are a map of their own.
-        sizes = (2 * self.channels, self.channels)
-        (w_qk, w_v), (b_qk, b_v) = weight.split(sizes), bias.split(sizes)
-        v = F.conv2d(x, w_v, b_v)
-        dynamic = self._attend(F.conv2d(x, w_qk, b_qk), v)
-        if self.static is None:
-            return self.project_out(self._scale(dynamic, 0))
-        return self.project_out(self._mix(dynamic, self.static(v)))
+        parts = (self.channels,) * (3 if self.has_dynamic else 1)
+        *query_key, v = norm_conv(x, self.norm, self.project_in, parts)
+        dynamic = self._attend(*query_key, v) if self.has_dynamic else None
+        # The values are released here, where memory peaks.
+        v = None if self.static is None else self.static(v)
+        return self.project_out(self._mix(dynamic, v))
 
-    def _attend(self, qk: Tensor, v: Tensor) -> Tensor:
+    def _attend(self, *query_key_value: Tensor) -> Tensor:
         """Eq. 4 applied to the values."""
-        n, c, h, w = v.shape
+        n, c, h, w = query_key_value[0].shape
         shape = (n, h * w, self.num_heads, c // self.num_heads)
-        q, k, v = (
-            part.permute(0, 2, 3, 1).reshape(shape).transpose(1, 2)
-            for part in (*qk.split(c, 1), v)
+        heads = (
+            x.permute(0, 2, 3, 1).reshape(shape).transpose(1, 2)
+            for x in query_key_value
         )
-        out = F.scaled_dot_product_attention(q, k, v)
-        out = out.transpose(1, 2).reshape(n, h, w, c)
+        out = attention(*heads).transpose(1, 2).reshape(n, h, w, c)
         return out.permute(0, 3, 1, 2)
 
-    def _mix(self, dynamic: Tensor, static: Tensor) -> Tensor:
-        """Eq. 7, left of V already multiplied."""
+    def _mix(
+        self, dynamic: Optional[Tensor], static: Optional[Tensor]
+    ) -> Tensor:
+        """Eq. 7, of affinities already applied to V."""
+        if self.mixing_weight is None:
+            return static if dynamic is None else dynamic
         if self.mixing == 'sigmoid':
             alpha = self.mixing_weight.sigmoid().to(static.dtype)
             return torch.lerp(static, dynamic, alpha)
-        alpha, beta = (
-            self.mixing
-            if self.mixing_weight is None
-            else self.mixing_weight.to(static.dtype)
-        )
+        alpha, beta = self.mixing_weight.to(static.dtype)
         return alpha * dynamic + beta * static
 
-    def _scale(self, x: Tensor, which: int) -> Tensor:
-        """A single affinity: only a fixed weight other than 1 matters."""
-        if isinstance(self.mixing, str) or self.mixing[which] == 1:
-            return x
-        return self.mixing[which] * x
 
-
-def _check_choice(name: str, given: str, choices: Sequence[str]) -> None:
-    if given not in choices:
-        raise ValueError(f'{name} must be one of {choices}, got {given!r}.')
+def _check_choice(name: str, value: str, choices: Sequence[str]) -> None:
+    if value not in choices:
+        raise ValueError(f'{name} must be one of {choices}, got {value!r}.')
 
 
 def _check_heads(name: str, heads: int, channels: int) -> None:
@@ -316,8 +289,9 @@ def _build_static(
     if kind in ('mlp', 'mlp_lr'):
         if size is None or (kind == 'mlp_lr') != (rank is not None):
             raise ValueError(
-                f"static={kind!r} needs the size of the map, and 'mlp_lr' a "
-                f'rank besides; got size={size!r} and rank={rank!r}.'
+                f'static={kind!r} needs the size of the feature map, and '
+                f"'mlp_lr' also a rank; got size={size!r} and "
+                f'rank={rank!r}.'
             )
         return TableAffinity(heads, size, rank)
     if kernel_size % 2 == 0:

@@ -9,12 +9,12 @@ from mmengine.registry import MODELS
 from torch import Tensor
 
 from mmctx.models.layers.norms import (
-    apply_norm,
+    apply_vector_norm,
     build_norm,
     build_vector_norm,
 )
 from mmctx.models.layers.pooling import global_mean
-from mmctx.ops import contextual_deform_conv
+from mmctx.ops import context_projection, contextual_deform_conv
 from mmctx.registry import register
 
 
@@ -27,8 +27,8 @@ def is_depthwise(conv: nn.Conv2d) -> bool:
     return conv.groups == conv.in_channels == conv.out_channels
 
 
-# mmengine's initialisers take a layer by the names of its class and of its
-# direct bases: one class between keeps them from what has to start at zero.
+# mmengine's initialisers select a layer by the names of its class and direct
+# bases: an intermediate class hides layers that must start at zero.
 class _Conv2d(nn.Conv2d):
     pass
 
@@ -38,7 +38,7 @@ class _Linear(nn.Linear):
 
 
 class ZeroConv2d(_Conv2d):
-    """A convolution that starts at zero, also in networks of the hosts."""
+    """A convolution that starts at zero, also in OpenMMLab networks."""
 
     def reset_parameters(self) -> None:
         nn.init.zeros_(self.weight)
@@ -46,7 +46,7 @@ class ZeroConv2d(_Conv2d):
 
 
 class ZeroLinear(_Linear):
-    """A linear layer that starts at zero, also in networks of the hosts."""
+    """A linear layer that starts at zero, also in OpenMMLab networks."""
 
     def reset_parameters(self) -> None:
         nn.init.zeros_(self.weight)
@@ -58,17 +58,17 @@ class SamplingPredictor(nn.Module):
 
     A 1 x 1 convolution of the context (the same at every pixel) and the
     features, norm, ReLU, and a K x K convolution with the geometry of the
-    one that is modulated. The last layer starts at zero.
+    modulated one. The last layer starts at zero.
 
     Source: `Contextual Convolutional Networks
     <https://openreview.net/forum?id=PldynS56bN>`_, Sec. 3.3, Fig. 3 (b);
-    the mask, and the last convolution's being dense, from the released code.
+    the mask and the dense last convolution are from the released code.
 
     Args:
         conv (nn.Conv2d): The convolution that is modulated.
         context_channels (int): Channels of the context, 0 for none.
         mask (bool): Predict a modulation mask as well.
-        norm_cfg (dict): A norm of maps.
+        norm_cfg (dict): A norm of feature maps.
     """
 
     def __init__(
@@ -107,19 +107,8 @@ class SamplingPredictor(nn.Module):
             the offsets down and to the right in pixels; then, with a mask,
             its logit for each tap.
         """
-        return self.predict(
-            F.relu(apply_norm(self.norm, self._mix(x, context)))
-        )
-
-    def _mix(self, x: Tensor, context: Optional[Tensor]) -> Tensor:
-        """The 1 x 1 convolution, without spreading the context over a map."""
-        if context is None:
-            return self.reduce(x)
-        of_context, of_x = self.reduce.weight.split(
-            (self.context_channels, x.shape[1]), dim=1
-        )
-        shift = F.linear(context, of_context.flatten(1), self.reduce.bias)
-        return F.conv2d(x, of_x) + shift[..., None, None]
+        hidden = context_projection(x, context, self.reduce)
+        return self.predict(F.relu(self.norm(hidden)))
 
 
 class WeightPredictor(nn.Module):
@@ -133,7 +122,7 @@ class WeightPredictor(nn.Module):
     Args:
         conv (nn.Conv2d): The convolution that is modulated.
         context_channels (int): Channels of the context, 0 for none.
-        norm_cfg (dict): A norm of maps; the epsilon of layer norm is
+        norm_cfg (dict): A norm of feature maps; the epsilon of layer norm is
             PyTorch's.
 
     Attributes:
@@ -163,7 +152,7 @@ class WeightPredictor(nn.Module):
         mean = global_mean(x, valid)
         if context is not None:
             mean = torch.cat((context.to(mean.dtype), mean), dim=1)
-        return self.fc2(F.relu(apply_norm(self.norm, self.fc1(mean))))
+        return self.fc2(F.relu(apply_vector_norm(self.norm, self.fc1(mean))))
 
 
 class ContextualConv2d(nn.Conv2d):
@@ -171,17 +160,17 @@ class ContextualConv2d(nn.Conv2d):
 
     .. math:: y(p) = \sum_k (w(k) + \Delta w(k)) m(k) x(p + g(k) + \Delta p(k))
 
-    (Eq. 4, and the modulation mask m of the released code). The context is
-    one vector per image: what the network holds for likely classes so far.
-    Without one the features alone decide.
+    (Eq. 4, and the modulation mask m of the released code). The context is one
+    vector per image that stands for the classes likely so far. Without one,
+    only the features count.
 
-    At the start the offsets are zero and the mask is 1/2, so that with a
-    mask the layer computes half the convolution of its own weights.
+    Initially the offsets are zero and the mask is 1/2, so that with a mask the
+    layer computes half the convolution of its own weights.
 
-    With neither offsets, a context is an extra input to an ordinary
-    convolution (rows a2 and b1 of Tables 4 and 5): spread over a map and
-    joined to the features, which its own 1 x 1 kernels read. The paper's
-    number of parameters leaves no room for K x K kernels.
+    Without offsets, a context is an extra input to an ordinary convolution
+    (rows a2 and b1 of Tables 4 and 5): broadcast over the feature map,
+    concatenated with the features and read by its own 1 x 1 kernels. The
+    paper's number of parameters leaves no room for K x K kernels.
 
     Source: `Contextual Convolutional Networks
     <https://openreview.net/forum?id=PldynS56bN>`_, Sec. 3.3, Eq. 4; released
@@ -196,8 +185,8 @@ class ContextualConv2d(nn.Conv2d):
         weight_offsets (bool): Modulate the weights. Defaults to True.
         sampling_offsets (bool): Modulate the sampling locations. Defaults to
             True.
-        mask (bool): Modulate the samples, too; only together with
-            ``sampling_offsets``. Defaults to True.
+        mask (bool): Also modulate the samples; requires ``sampling_offsets``.
+            Defaults to True.
         norm_cfg (dict, optional): Norms of the predictors. Defaults to
             ``dict(type='BN')``.
 
@@ -276,26 +265,25 @@ class ContextualConv2d(nn.Conv2d):
         context: Optional[Tensor] = None,
         valid: Optional[Tensor] = None,
     ) -> Tensor:
-        """Convolve each image in its own way.
+        """Convolve each image with its own weights and locations.
 
         Args:
             x (Tensor): (N, C_in, H, W), in any memory format.
             context (Tensor, optional): (N, context_channels).
-            valid (Tensor, optional): Rows and columns (N, 2) of each map
-                that are no padding. Defaults to all.
+            valid (Tensor, optional): Rows and columns (N, 2) of each
+                feature map that are not padding. Defaults to all.
 
         Returns:
             Tensor: (N, C_out, H', W').
 
         Raises:
-            ValueError: There is no context where one is needed, or one of
-                another shape.
+            ValueError: The context is missing or has the wrong shape.
         """
         self._check_context(x, context)
         delta = None
         if self.weight_predictor is not None:
             delta = self.weight_predictor(x, context, valid)
-            delta = delta.view(-1, *self.weight_predictor.shape)
+            delta = delta.unflatten(1, self.weight_predictor.shape)
         if self.sampling_predictor is not None:
             return self._deformed(x, context, delta)
         if delta is not None:
@@ -305,13 +293,13 @@ class ContextualConv2d(nn.Conv2d):
         )
 
     def _check_context(self, x: Tensor, context: Optional[Tensor]) -> None:
+        shape = None if context is None else tuple(context.shape)
         expected = (x.shape[0], self.context_channels)
-        found = (x.shape[0], 0) if context is None else tuple(context.shape)
-        if found != expected:
-            given = None if context is None else found
+        expected = expected if self.context_channels else None
+        if shape != expected:
             raise ValueError(
                 f'This contextual convolution takes a context of shape '
-                f'{expected if self.context_channels else None}, got {given}.'
+                f'{expected}, got {shape}.'
             )
 
     def _deformed(
@@ -338,6 +326,8 @@ class ContextualConv2d(nn.Conv2d):
 
     def _reweighted(self, x: Tensor, delta: Tensor) -> Tensor:
         """Convolution with W + dW; linear in both."""
+        if x.shape[0] == 0:
+            return super().forward(x)
         if is_depthwise(self):
             bias = None if self.bias is None else self.bias.repeat(x.shape[0])
             return self._per_image(x, self.weight + delta, bias)
@@ -369,12 +359,12 @@ class ContextualConv2d(nn.Conv2d):
 def build_contextual_conv(
     in_channels, out_channels, kernel_size, *args, **kwargs
 ) -> nn.Module:
-    """What ``conv_cfg=dict(type='ContextualConv')`` builds in any network.
+    """Build ``conv_cfg=dict(type='ContextualConv')`` in any network.
 
-    Takes the arguments of :class:`ContextualConv2d`. As such networks pass
-    no context, the features alone decide (row a3 of Table 4). Convolutions
-    that cannot be contextual (1 x 1, oblong, or with too few channels, such
-    as a stem's) stay ordinary.
+    Takes the arguments of :class:`ContextualConv2d`. Such networks pass no
+    context, so only the features count (row a3 of Table 4). Convolutions that
+    cannot be contextual (1 x 1, oblong, or with too few channels, such as a
+    stem's) stay ordinary.
     """
     sides = {kernel_size} if isinstance(kernel_size, int) else {*kernel_size}
     side = sides.pop()

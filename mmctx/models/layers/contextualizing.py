@@ -1,55 +1,55 @@
 """Contextualizing layers: likely classes, and their context."""
 
 import math
-from collections.abc import Mapping
-from typing import Optional, Union
+from collections.abc import Mapping, Sequence
+from typing import Optional
 
 import torch
 import torch.nn as nn
 import torch.nn.functional as F
 from torch import Tensor
 
-from mmctx.models.layers.norms import apply_norm, build_vector_norm
+from mmctx.models.layers.norms import apply_vector_norm, build_vector_norm
 from mmctx.models.layers.pooling import global_mean
+from mmctx.ops.precision import autocast_device, without_autocast
 
-TEMPERATURES = ('shared', 'stagewise', 'two', 'fixed')
-#: The release's factor of the cosines at the start, 1 / tau.
+#: Index of the learned factor that each stage takes.
+TEMPERATURES = {
+    'shared': (0, 0, 0, 0),
+    'stagewise': (0, 1, 2, 3),
+    'two': (0, 0, 0, 1),
+    'fixed': (),
+}
+#: Initial factor of the cosines in the release, 1 / tau.
 START_SCALE = 1 / 0.07
-LAST_STAGE = 3
+SELECTIONS = ('rerank', 'reduce')
 
 
-def considered_classes(
-    scores: Tensor, count: int, among: Optional[Tensor] = None
-) -> Tensor:
+def considered_classes(scores: Tensor, count: int) -> Tensor:
     """The classes with the highest scores.
 
     Args:
         scores (Tensor): (N, classes).
-        count (int): How many are kept for each image.
-        among (Tensor, optional): Mask (N, classes) of those that may be
-            kept. Defaults to all.
+        count (int): Number of classes to keep for each image.
 
     Returns:
         Tensor: Mask (N, classes), bool.
     """
-    scores = scores.detach()
-    if among is not None:
-        scores = scores.masked_fill(~among, -torch.inf)
-    kept = scores.topk(count, dim=1, sorted=False).indices
-    return torch.zeros_like(scores).scatter(1, kept, 1.0).bool()
+    kept = scores.detach().topk(count, dim=1, sorted=False).indices
+    return torch.zeros_like(scores, dtype=torch.bool).scatter(1, kept, True)
 
 
 class ScoreHead(nn.Module):
-    """From a map to a vector that is compared with class embeddings.
+    """Project a feature map to a vector to compare with class embeddings.
 
     Global mean, linear layer, norm, ReLU, linear layer (Sec. 3.2,
     "Classifying").
 
     Args:
-        channels (int): Channels C of the map.
+        channels (int): Channels C of the feature map.
         hidden (int): Channels between the linear layers.
         dims (int): Dimensions d of a class embedding.
-        norm_cfg (dict): A norm of maps; the epsilon of layer norm is
+        norm_cfg (dict): A norm of feature maps; the epsilon of layer norm is
             PyTorch's.
     """
 
@@ -64,11 +64,11 @@ class ScoreHead(nn.Module):
     def forward(self, x: Tensor, valid: Optional[Tensor] = None) -> Tensor:
         """(N, C, H, W) and valid sizes (N, 2) to (N, d)."""
         hidden = self.fc1(global_mean(x, valid))
-        return self.fc2(F.relu(apply_norm(self.norm, hidden)))
+        return self.fc2(F.relu(apply_vector_norm(self.norm, hidden)))
 
 
 class ClassMerger(nn.Module):
-    """From the embeddings of the considered classes to one context.
+    """Merge the embeddings of the considered classes into one context.
 
     Linear layer, layer norm and ReLU on every embedding, their mean, and
     the same once more (Sec. 3.2, "Merging").
@@ -91,8 +91,7 @@ class ClassMerger(nn.Module):
     ) -> Tensor:
         """Context of each image.
 
-        The first layer sees every class once, whatever the number of
-        images and however many of them share a class.
+        The first layer runs once per class, however many images share it.
 
         Args:
             embeddings (Tensor): (classes, d).
@@ -112,10 +111,10 @@ class ClassMerger(nn.Module):
 
 
 class ContextualizingLayers(nn.Module):
-    """The class embeddings, and what reads and merges them at each stage.
+    """Class embeddings, with the score heads and mergers of all stages.
 
     Embeddings and scores stay in the order of the classes at every stage.
-    The release sorts both by the scores of the stage before; the numbers
+    The release sorts both by the scores of the stage before; the results
     are the same.
 
     Source: `Contextual Convolutional Networks
@@ -125,19 +124,23 @@ class ContextualizingLayers(nn.Module):
         num_classes (int): Number of classes.
         dims (int): Dimensions d of a class embedding.
         heads (Mapping): For each scored stage (0 to 3) the channels of its
-            map, and the hidden channels of its :class:`ScoreHead`.
+            feature map, and the hidden channels of its :class:`ScoreHead`.
         contexts (Mapping): For each stage that receives a context the
             context's channels.
-        temperature (str): Learned factors of the cosines, 1 / tau: 'shared'
-            by all stages, 'stagewise', 'two' (the last stage has its own),
-            or 'fixed', none.
         norm_cfg (dict): Norm of the score heads.
-        start_scale (float): The factors at the start, positive. Defaults to
-            1 / 0.07, as released.
+        class_counts (Sequence[int]): Number of classes that each stage but the
+            last keeps for the next.
+        selection (str): 'rerank' chooses them among all classes, 'reduce'
+            among those that the previous stage kept: the others score minus
+            infinity. Defaults to 'rerank'.
+        temperature (str): Learned factors of the cosines, 1 / tau, as in the
+            released code: 'shared' by all stages, 'stagewise', 'two' (the
+            last stage has its own), or 'fixed', none. Defaults to 'shared'.
+        start_scale (float): Initial factors, positive. Defaults to 1 / 0.07,
+            as released.
 
     Raises:
-        ValueError: ``temperature`` is not one of the above, or
-            ``start_scale`` is not positive.
+        ValueError: An argument is invalid.
     """
 
     def __init__(
@@ -146,20 +149,25 @@ class ContextualizingLayers(nn.Module):
         dims: int,
         heads: Mapping[int, tuple[int, int]],
         contexts: Mapping[int, int],
-        temperature: str,
         norm_cfg: dict,
+        class_counts: Sequence[int],
+        selection: str = 'rerank',
+        temperature: str = 'shared',
         start_scale: float = START_SCALE,
     ) -> None:
         super().__init__()
+        self._check(num_classes, class_counts, selection)
         if start_scale <= 0:
             raise ValueError(
                 f'start_scale must be a positive number, got {start_scale!r}.'
             )
         if temperature not in TEMPERATURES:
             raise ValueError(
-                f'temperature must be one of {TEMPERATURES}, got '
+                f'temperature must be one of {tuple(TEMPERATURES)}, got '
                 f'{temperature!r}.'
             )
+        self.class_counts = tuple(class_counts)
+        self.selection = selection
         self.temperature = temperature
         self.start_scale = start_scale
         self.classify = nn.ModuleDict(
@@ -177,23 +185,53 @@ class ContextualizingLayers(nn.Module):
         if heads:
             self._make_scales()
 
-    def _make_scales(self) -> None:
-        start = torch.tensor(math.log(self.start_scale))
-        if self.temperature == 'shared':
-            self.log_scale = nn.Parameter(start)
-        elif self.temperature != 'fixed':
-            count = 2 if self.temperature == 'two' else LAST_STAGE + 1
-            self.log_scale = nn.ParameterList(
-                nn.Parameter(start.clone()) for _ in range(count)
+    @staticmethod
+    def _check(
+        num_classes: int, class_counts: Sequence[int], selection: str
+    ) -> None:
+        if len(class_counts) != 3 or any(
+            not 1 <= count <= num_classes for count in class_counts
+        ):
+            raise ValueError(
+                'class_counts must hold three numbers from 1 to num_classes '
+                f'({num_classes}), how many classes the first three stages '
+                f'leave for the next, got {class_counts!r}.'
             )
+        if selection not in SELECTIONS:
+            raise ValueError(
+                f'selection must be one of {SELECTIONS}, got {selection!r}.'
+            )
+        counts = list(class_counts)
+        if selection == 'reduce' and counts != sorted(counts, reverse=True):
+            raise ValueError(
+                "class_counts must not grow with selection='reduce', got "
+                f'{class_counts!r}.'
+            )
+
+    def _make_scales(self) -> None:
+        scales = [
+            nn.Parameter(torch.full((1,), math.log(self.start_scale)))
+            for _ in {*TEMPERATURES[self.temperature]}
+        ]
+        if self.temperature == 'shared':
+            (self.log_scale,) = scales
+        elif scales:
+            self.log_scale = nn.ParameterList(scales)
+
+    def _load_from_state_dict(self, state_dict, prefix, *args) -> None:
+        """Released and older state dicts hold scalar scales."""
+        for key, value in state_dict.items():
+            if key.startswith(f'{prefix}log_scale'):
+                state_dict[key] = value.flatten()
+        super()._load_from_state_dict(state_dict, prefix, *args)
 
     def freeze(self, scores: bool, stages: int) -> None:
         """Freeze what gets no gradient.
 
         Args:
             scores (bool): Score heads and temperature.
-            stages (int): Mergers of so many first stages; with the scores
-                the embeddings, too, once no other merger is left.
+            stages (int): Mergers of the first this many stages; with
+                ``scores`` also the embeddings, once no other merger is left.
         """
         frozen = [m for i, m in self.merge.items() if int(i) < stages]
         if scores:
@@ -208,54 +246,62 @@ class ContextualizingLayers(nn.Module):
             ):
                 parameter.requires_grad_(False)
 
-    def _scale(self, stage: int, dtype: torch.dtype) -> Union[float, Tensor]:
-        if self.temperature == 'fixed':
-            return self.start_scale
-        scale = self.log_scale
-        if self.temperature == 'stagewise':
-            scale = scale[stage]
-        elif self.temperature == 'two':
-            scale = scale[int(stage == LAST_STAGE)]
-        return scale.to(dtype).exp()
-
-    def scores(
-        self, stage: int, x: Tensor, valid: Optional[Tensor] = None
-    ) -> Tensor:
-        """Cosines of a map and the class embeddings, divided by tau.
-
-        At least in single precision, under automatic mixed precision, too:
-        the choice of classes depends on small differences.
+    def forward(
+        self,
+        stage: int,
+        x: Tensor,
+        considered: Optional[Tensor] = None,
+        valid: Optional[Tensor] = None,
+    ) -> tuple[Optional[Tensor], Optional[Tensor], Optional[Tensor]]:
+        """Score the classes after a stage; merge a context for the next.
 
         Args:
-            stage (int): Whose map it is.
-            x (Tensor): (N, C, H, W).
+            stage (int): The stage, -1 for the stem.
+            x (Tensor): Its feature map (N, C, H, W).
+            considered (Tensor, optional): Mask (N, classes) of the classes
+                that the previous stage kept. Defaults to all.
             valid (Tensor, optional): Valid sizes (N, 2).
 
         Returns:
-            Tensor: (N, classes), in the order of the classes.
+            tuple: Scores (N, classes) in the order of the classes, None
+            without a score head; a mask (N, classes) of the classes that it
+            keeps, None for all; the context (N, channels) of the next stage,
+            None if it receives none.
         """
-        device = 'cpu' if x.is_meta else x.device.type  # no meta in autocast
-        if torch.is_autocast_enabled(device):
-            with torch.autocast(device, enabled=False):
-                return self.scores(stage, x.float(), valid)
-        vector = self.classify[str(stage)](x, valid)
-        dtype = torch.promote_types(vector.dtype, torch.float32)
-        vector = F.normalize(vector.to(dtype), dim=1)
-        embedding = F.normalize(self.embedding.to(dtype), dim=1)
-        return self._scale(stage, dtype) * (vector @ embedding.T)
+        scores = context = None
+        if str(stage) in self.classify:
+            scores = self._scores(stage, x, valid)
+            if self.selection == 'reduce' and considered is not None:
+                scores = scores.masked_fill(~considered, -torch.inf)
+            considered = None
+            if stage < len(self.class_counts):
+                count = self.class_counts[stage]
+                considered = considered_classes(scores, count)
+        if str(stage + 1) in self.merge:
+            merge = self.merge[str(stage + 1)]
+            context = merge(self.embedding, considered)
+            context = context.expand(x.shape[0], -1)
+        return scores, considered, context
 
-    def context(
-        self, stage: int, considered: Optional[Tensor], batch_size: int
+    def _scores(
+        self, stage: int, x: Tensor, valid: Optional[Tensor]
     ) -> Tensor:
-        """The context of a stage.
+        """Cosines of a feature map and the class embeddings, over tau.
 
-        Args:
-            stage (int): The stage that receives it.
-            considered (Tensor, optional): Mask (N, classes); all, if None.
-            batch_size (int): Number of images N.
-
-        Returns:
-            Tensor: (N, channels).
+        In float32 or better even under automatic mixed precision: the choice
+        of classes depends on small differences.
         """
-        context = self.merge[str(stage)](self.embedding, considered)
-        return context.expand(batch_size, -1)
+        if torch.is_autocast_enabled(autocast_device(x)):
+            x = x.float()
+        with without_autocast(x):
+            vector = self.classify[str(stage)](x, valid)
+            dtype = torch.promote_types(vector.dtype, torch.float32)
+            vector = F.normalize(vector.to(dtype), dim=1)
+            embedding = F.normalize(self.embedding.to(dtype), dim=1)
+            cosines = vector @ embedding.T
+            if self.temperature == 'fixed':
+                return self.start_scale * cosines
+            scale = self.log_scale
+            if self.temperature != 'shared':
+                scale = scale[TEMPERATURES[self.temperature][stage]]
+            return scale.to(dtype).exp() * cosines

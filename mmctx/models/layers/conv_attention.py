@@ -82,7 +82,7 @@ class ConvRelativePositionEncoding(nn.Module):
         channels (int): Channels C, those of head h from h * C / 8.
 
     Raises:
-        ValueError: ``channels`` is no multiple of 8.
+        ValueError: ``channels`` is not a multiple of 8.
     """
 
     def __init__(self, channels: int) -> None:
@@ -117,7 +117,7 @@ class ConvAttention(nn.Module):
 
     Softmax runs over all tokens, separately per channel; its product with
     the values is a matrix per head, so that the cost is linear in the number
-    of tokens. Softmax and that product are taken in float32 or better.
+    of tokens. Softmax and that product are computed in float32 or better.
 
     Source: `Co-Scale Conv-Attentional Image Transformers
     <https://arxiv.org/abs/2104.06399>`_, Eq. 4 to 8.
@@ -151,7 +151,7 @@ class ConvAttention(nn.Module):
             x (Tensor): (N, C, H, W).
             token (Tensor, optional): Class token (N, 1, C).
             encoding (nn.Module, optional): A
-                :class:`ConvRelativePositionEncoding`, an argument since the
+                :class:`ConvRelativePositionEncoding`, an argument because the
                 layers of a scale share one.
 
         Returns:
@@ -193,7 +193,7 @@ class ConvAttention(nn.Module):
             Tensor: (N, heads, C / heads, C / heads).
         """
         dtype = torch.promote_types(k.dtype, torch.float32)
-        # There is no autocast for tensors without data.
+        # Autocast does not know meta tensors.
         device = 'cpu' if k.is_meta else k.device.type
         with torch.autocast(device, enabled=False):
             weights = k.softmax(2, dtype=dtype).unflatten(1, self.heads)

@@ -11,6 +11,9 @@ from torch import Tensor
 from mmctx.ops import local_aggregation
 from mmctx.registry import register
 
+from .bottleneck import ConvNorm
+from .norms import VectorSequential
+
 CONTEXTS = ('full', 'static', 'dynamic', 'linear')
 
 
@@ -29,7 +32,7 @@ class SelectiveFusion(nn.Module):
     def __init__(self, channels: int, norm_cfg: dict) -> None:
         super().__init__()
         hidden = max(channels // 2, 32)
-        self.mlp = nn.Sequential(
+        self.mlp = VectorSequential(
             nn.Conv2d(channels, hidden, 1),
             build_norm_layer(norm_cfg, hidden)[1],
             nn.ReLU(inplace=True),
@@ -37,7 +40,7 @@ class SelectiveFusion(nn.Module):
         )
 
     def forward(self, dynamic: Tensor, static: Tensor) -> Tensor:
-        """Mix two (N, D, H, W) maps into one."""
+        """Mix two feature maps (N, D, H, W) into one."""
         squeezed = dynamic.mean((2, 3), keepdim=True)
         squeezed = squeezed + static.mean((2, 3), keepdim=True)
         # Logit 2c belongs to the dynamic, 2c + 1 to the static context of
@@ -119,14 +122,14 @@ class CoTLayer(nn.Module):
         weight_channels = channels // self.SHARE
         taps = weight_channels * kernel_size**2
         hidden = channels // 2
-        self.attention = nn.Sequential(
+        self.attention = ConvNorm(
             nn.Conv2d(2 * channels, hidden, 1, groups=self.GROUPS, bias=False),
             norm(hidden),
             nn.ReLU(inplace=True),
             nn.Conv2d(hidden, taps, 1, groups=self.GROUPS),
             nn.GroupNorm(weight_channels, taps),
         )
-        self.value = nn.Sequential(
+        self.value = ConvNorm(
             nn.Conv2d(channels, channels, 1, groups=self.GROUPS, bias=False),
             norm(channels),
         )
@@ -160,19 +163,20 @@ class CoTLayer(nn.Module):
         """Eq. 4 and 5: (N, D, H, W)."""
         attention = self.attention(self._query_and_key(x, static))
         value = self.value(x)
-        n, c, h, w = x.shape
-        taps = self.kernel_size**2
         # CoTNeXt shares its attention matrices within each half of the
         # channels: the halves join the batch.
+        n, c, h, w = x.shape
+        images, width = n * self.GROUPS, c // self.GROUPS
+        matrices = width // self.SHARE, self.kernel_size**2
         aggregated = local_aggregation(
-            value.reshape(n * self.GROUPS, -1, h, w),
-            attention.reshape(n * self.GROUPS, -1, taps, h, w),
+            value.reshape(images, width, h, w),
+            attention.reshape(images, *matrices, h, w),
             self.kernel_size,
         )
-        return self.act(self.dynamic_norm(aggregated.view(n, c, h, w)))
+        return self.act(self.dynamic_norm(aggregated.view(x.shape)))
 
     def forward(self, x: Tensor) -> Tensor:
-        """Context of every pixel of a map.
+        """Context of every pixel.
 
         Args:
             x (Tensor): (N, D, H, W).
@@ -208,7 +212,7 @@ class CoXtLayer(CoTLayer):
 
 
 class _CoTConv2d(nn.Sequential):
-    """A CoT layer with the attributes that mmcv reads off a convolution."""
+    """A CoT layer with the attributes that mmcv reads from a convolution."""
 
     transposed = False
     output_padding = (0, 0)
@@ -261,7 +265,7 @@ def _build_cot_conv(
 
 @register(MODELS, 'CoT')
 def build_cot_conv(*args, **kwargs) -> nn.Module:
-    """What ``conv_cfg=dict(type='CoT')`` builds in any mmcv-style network.
+    """Build ``conv_cfg=dict(type='CoT')`` in any mmcv-style network.
 
     Takes the arguments of ``nn.Conv2d``, and ``context`` and ``norm_cfg`` of
     :class:`CoTLayer`. A convolution that CoT can stand for (square odd

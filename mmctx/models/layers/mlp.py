@@ -1,6 +1,6 @@
 """The two-layer perceptrons of transformer blocks.
 
-:func:`mmctx.ops.add_mlp` knows their attributes.
+:func:`mmctx.ops.add_mlp` reads their attributes.
 """
 
 from collections import OrderedDict

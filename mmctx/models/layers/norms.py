@@ -1,18 +1,33 @@
-"""One norm for maps and for vectors."""
+"""Norms of feature maps, and of vectors as feature maps of one pixel."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch.distributed as dist
 import torch.nn as nn
 from mmcv.cnn import build_norm_layer
+from mmengine.utils.dl_utils.parrots_wrapper import _BatchNorm
 from torch import Tensor
 
 
+class LayerNorm2d(nn.LayerNorm):
+    """Layer norm over the channels of each pixel of a feature map."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(N, C, H, W) to (N, C, H, W)."""
+        return super().forward(x.permute(0, 2, 3, 1)).permute(0, 3, 1, 2)
+
+
 def build_norm(norm_cfg: dict, channels: int) -> nn.Module:
-    """A norm that :func:`apply_norm` applies.
+    """A norm of feature maps (N, C, H, W).
 
     Args:
-        norm_cfg (dict): A norm of maps, such as BN or GN, or LN, which then
-            is over the channels of each pixel.
+        norm_cfg (dict): Such as BN, GN or LN, which normalises the channels of
+            each pixel.
         channels (int): Channels C.
     """
+    if norm_cfg['type'] == 'LN':
+        norm_cfg = {**norm_cfg, 'type': LayerNorm2d}
     return build_norm_layer(norm_cfg, channels)[1]
 
 
@@ -23,14 +38,53 @@ def build_vector_norm(norm_cfg: dict, channels: int) -> nn.Module:
     return build_norm(norm_cfg, channels)
 
 
-def apply_norm(norm: nn.Module, x: Tensor) -> Tensor:
-    """Normalise a map (N, C, H, W), or a vector (N, C) as a map of 1 x 1.
+def apply_vector_norm(norm: nn.Module, x: Tensor) -> Tensor:
+    """Normalise vectors (N, C) as feature maps of one pixel.
 
-    So one config serves both: batch norms, synchronised ones included, give
-    vectors what their one-dimensional forms would.
+    One config serves both: batch norms, synchronised ones included, treat
+    vectors as their one-dimensional forms do. A single vector is normalised as
+    in :class:`VectorSequential`.
     """
-    if isinstance(norm, nn.LayerNorm):
-        if x.dim() == 2:
-            return norm(x)
-        return norm(x.permute(0, 2, 3, 1)).permute(0, 3, 1, 2)
-    return norm(x) if x.dim() == 4 else norm(x[..., None, None]).flatten(1)
+    with _running_statistics_for_one(norm, x):
+        return norm(x[..., None, None]).flatten(1)
+
+
+class VectorSequential(nn.Sequential):
+    """Layers on feature maps of one pixel, a vector per image.
+
+    In a training batch of one image, as the last of an epoch may be, batch
+    norms see a single value per channel: they then use their running
+    statistics and leave them unchanged.
+    """
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(N, C_in, 1, 1) to (N, C, 1, 1)."""
+        with _running_statistics_for_one(self, x):
+            return super().forward(x)
+
+
+@contextmanager
+def _running_statistics_for_one(module: nn.Module, x: Tensor) -> Iterator:
+    """Batch norms are in evaluation mode while ``x`` is a single vector."""
+    norms = [m for m in module.modules() if _takes_batch_statistics(m)]
+    if norms and x.numel() != x.shape[1]:
+        norms = []
+    for norm in norms:
+        norm.training = False
+    try:
+        yield
+    finally:
+        for norm in norms:
+            norm.training = True
+
+
+def _takes_batch_statistics(module: nn.Module) -> bool:
+    """Whether a module normalises by this process's batch alone."""
+    if not (isinstance(module, _BatchNorm) and module.training):
+        return False
+    is_synchronised = (
+        isinstance(module, nn.SyncBatchNorm)
+        and dist.is_initialized()
+        and dist.get_world_size(module.process_group) > 1
+    )
+    return not is_synchronised

@@ -1,4 +1,4 @@
-"""Global averages that can leave padding out."""
+"""Global averages that can exclude padding."""
 
 from typing import Optional
 
@@ -7,17 +7,17 @@ from torch import Tensor
 
 
 def halved(valid: Optional[Tensor], stride: int = 2) -> Optional[Tensor]:
-    """Valid sizes (N, 2) after a layer of a stride; None stays None."""
+    """Valid sizes (N, 2) after a strided layer; None stays None."""
     return valid if valid is None else (valid + stride - 1) // stride
 
 
 def global_mean(x: Tensor, valid: Optional[Tensor] = None) -> Tensor:
-    """Mean of a map over its pixels.
+    """Mean of a feature map over its pixels.
 
     Args:
         x (Tensor): (N, C, H, W).
-        valid (Tensor, optional): Rows and columns of each map (N, 2),
-            integers of 1 or more, that belong to the image; what is below
+        valid (Tensor, optional): Rows and columns (N, 2) of each feature map
+            that belong to the image, integers of 1 or more; what is below
             and to the right of them is padding. Defaults to all.
 
     Returns:

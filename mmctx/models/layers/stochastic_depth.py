@@ -42,3 +42,16 @@ class StochasticDepth(nn.Module):
 
     def extra_repr(self) -> str:
         return f'drop_prob={self.drop_prob}'
+
+
+def add_branch(
+    x: Tensor, branch: Tensor, factors: Optional[Tensor] = None
+) -> Tensor:
+    """Add a residual branch, scaled by the draws of stochastic depth.
+
+    Args:
+        x (Tensor): (N, ...).
+        branch (Tensor): As ``x``.
+        factors (Tensor, optional): (N, 1, ...). None stands for 1.
+    """
+    return x + (branch if factors is None else branch * factors)

@@ -1,4 +1,4 @@
-"""Losses that the papers need and the hosts lack."""
+"""Losses that the papers need and the OpenMMLab libraries lack."""
 
 from .dino_loss import DINOLoss
 from .progressive_loss import ProgressiveLoss

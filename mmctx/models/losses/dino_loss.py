@@ -14,10 +14,10 @@ class DINOLoss(BaseModule):
 
     For each teacher view and each *other* student view of an image:
     -sum_k P_t(k) log P_s(k), with P_t the softmax of the teacher's logits
-    less their centre over ``teacher_temp`` and P_s that of the student's over
-    ``student_temp``; averaged over pairs of views and images (Eq. 1 to 3).
-    The centre is a moving average of the teacher's mean logits over all
-    processes (Eq. 4); a batch is compared before it moves the centre.
+    minus their centre over ``teacher_temp`` and P_s that of the student's over
+    ``student_temp``; averaged over pairs of views and images (Eq. 1 to 3). The
+    centre is a moving average of the teacher's mean logits over all processes
+    (Eq. 4); a batch is compared before it moves the centre.
 
     Source: `Emerging Properties in Self-Supervised Vision Transformers
     <https://arxiv.org/abs/2104.14294>`_, Sec. 3.1.
@@ -26,8 +26,8 @@ class DINOLoss(BaseModule):
         num_prototypes (int): Number of logits K.
         student_temp (float): Temperature of the student. Defaults to 0.1.
         teacher_temp (float): Temperature of the teacher. Defaults to 0.04.
-        center_momentum (float): What a step keeps of the centre. Defaults to
-            0.9.
+        center_momentum (float): Share of the centre that a step keeps.
+            Defaults to 0.9.
     """
 
     def __init__(
@@ -44,7 +44,7 @@ class DINOLoss(BaseModule):
         self.register_buffer('center', torch.zeros(num_prototypes))
 
     def forward(self, student: Tensor, teacher: Tensor) -> Tensor:
-        """The loss, in float32 also where the logits are not.
+        """The loss, in float32 whatever the dtype of the logits.
 
         Args:
             student (Tensor): Logits (V, N, K) of V views of N images.
@@ -54,7 +54,7 @@ class DINOLoss(BaseModule):
         targets = ((teacher - self.center) / self.teacher_temp).softmax(-1)
         log_probs = (student.float() / self.student_temp).log_softmax(-1)
         self._update_center(teacher)
-        # For each teacher view the sum over all student views but the same.
+        # For each teacher view, the sum over all other student views.
         others = log_probs.sum(0) - log_probs[: len(targets)]
         pairs = len(targets) * (len(log_probs) - 1)
         return -(targets * others).sum() / (pairs * targets.shape[1])

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from mmctx.registry import MODELS, register
 
-#: Added to the loss of each stage by the release; it moves no gradient.
+#: Added to the loss of each stage by the release; it changes no gradient.
 FLOOR = 1e-6
 
 
@@ -30,14 +30,14 @@ class Pair(NamedTuple):
 
     @classmethod
     def of_labels(cls, labels: Tensor) -> 'Pair':
-        """Of labels (N,) that are not mixed."""
+        """From labels (N,) that are not mixed."""
         label = labels.unsqueeze(1)
         whole = torch.ones_like(label)
         return cls(label, label, whole.float(), whole.bool())
 
     @classmethod
     def of_targets(cls, target: Tensor, smoothed: Tensor) -> 'Pair':
-        """Of mixed targets (N, classes), before and after smoothing."""
+        """From mixed targets (N, classes), before and after smoothing."""
         main, mixed = target.topk(2, dim=1).indices.split(1, dim=1)
         share = _share(smoothed.gather(1, main), smoothed.gather(1, mixed))
         alone = target.gather(1, mixed) <= 0
@@ -45,10 +45,10 @@ class Pair(NamedTuple):
         return cls(main, mixed, share, torch.ones_like(alone))
 
     def among(self, considered: Tensor) -> 'Pair':
-        """What is left of the labels in a mask (N, classes) of classes.
+        """The labels that remain within a mask (N, classes) of classes.
 
-        Without its main label an image is out, for good; without its mixed
-        label it has the main one alone.
+        An image that loses its main label is out for good; one that loses its
+        mixed label keeps the main one alone.
         """
         lost = ~considered.gather(1, self.mixed)
         return self._replace(
@@ -79,6 +79,8 @@ def _cross_entropy(
     """
     count = considered.sum(1, keepdim=True)
     total = scores.masked_fill(~considered, -torch.inf)
+    # Keep the rest finite, too: its product with zero must not be NaN.
+    scores = scores.masked_fill(~considered, 0.0)
     log_prob = scores - total.logsumexp(1, keepdim=True)
     main, mixed = log_prob.gather(1, pair.main), log_prob.gather(1, pair.mixed)
     of_labels = pair.share * main + (1 - pair.share) * mixed
@@ -102,16 +104,17 @@ class ProgressiveLoss(nn.Module):
     over the classes that the stage before picked (Eq. 1); images whose label
     is not among them are left out.
 
-    Labels: with 'rerank', the network of the release, no class is ever
-    dropped, and hard labels give plain cross entropy over all classes. With
-    'reduce' they follow Eq. 1.
+    Labels: with ``selection='rerank'``, the network of the release, no class
+    is ever dropped, and hard labels give plain cross entropy over all
+    classes. With 'reduce', dropped classes score minus infinity, and labels
+    follow Eq. 1.
 
     Mixed targets (of Mixup or CutMix): the first stage takes them over all
     classes. Later stages consider the picked classes only, of which they
     take the two labels of the mix. An image that has lost the label with the
-    larger share is left out from then on; one that has lost the other goes
-    on with one label. (The release means this, too, but compares ranks with
-    the number of all classes, so that a lost label is an index error.)
+    larger share is left out from then on; one that has lost the other goes on
+    with one label. (The release intends the same, but compares ranks with the
+    number of all classes, so that a lost label raises an index error.)
 
     Source: `Contextual Convolutional Networks
     <https://openreview.net/forum?id=PldynS56bN>`_, Sec. 3.1, Eq. 1 and 2;
@@ -122,8 +125,8 @@ class ProgressiveLoss(nn.Module):
             Defaults to 0.15.
         label_smooth (float): Label smoothing at every stage: this much of a
             target is spread evenly over the considered classes. It is
-            applied here to mixed targets, too, which should come without
-            any. Defaults to 0.
+            also applied to mixed targets, which should come without any.
+            Defaults to 0.
 
     Raises:
         ValueError: ``label_smooth`` is not in [0, 1).
@@ -143,10 +146,9 @@ class ProgressiveLoss(nn.Module):
         scores: Sequence[Tensor],
         target: Tensor,
         considered: Optional[Sequence[Optional[Tensor]]] = None,
-        selection: str = 'rerank',
     ) -> Tensor:
         """The sum of :meth:`stage_losses`, a scalar."""
-        losses = self.stage_losses(scores, target, considered, selection)
+        losses = self.stage_losses(scores, target, considered)
         return torch.stack(losses).sum()
 
     def stage_losses(
@@ -154,26 +156,25 @@ class ProgressiveLoss(nn.Module):
         scores: Sequence[Tensor],
         target: Tensor,
         considered: Optional[Sequence[Optional[Tensor]]] = None,
-        selection: str = 'rerank',
     ) -> list[Tensor]:
         """Weighted loss of each stage.
 
         Args:
             scores (Sequence[Tensor]): Scores (N, classes) of each stage, in
-                the order of the classes, divided by tau.
+                the order of the classes, divided by tau; minus infinity for
+                dropped classes.
             target (Tensor): Labels (N,), integers, or mixed targets
                 (N, classes) that sum to 1.
             considered (Sequence[Tensor], optional): For each stage the mask
-                (N, classes) of its classes, None for all. Defaults to all.
-            selection (str): 'rerank' or 'reduce', as the network picks
-                classes. Defaults to 'rerank'.
+                (N, classes) of the classes that mixed targets consider, None
+                for all. Defaults to all that are not dropped.
 
         Returns:
             list[Tensor]: One scalar per stage; their sum is the loss.
 
         Raises:
             ValueError: The target's shape does not fit the scores, or
-                ``considered`` has another length.
+                ``considered`` has the wrong length.
         """
         considered = considered or [None] * len(scores)
         self._check(scores, target, considered)
@@ -190,8 +191,8 @@ class ProgressiveLoss(nn.Module):
             if mixed and i == 0:
                 loss = -(score.log_softmax(1) * smoothed).sum(1).mean()
             else:
-                if mask is None or not (mixed or selection == 'reduce'):
-                    mask = torch.ones_like(score, dtype=torch.bool)
+                if mask is None or not mixed:
+                    mask = score > -torch.inf
                 pair = pair.among(mask)
                 loss = self._stage_loss(score, mask, pair)
                 if mixed:

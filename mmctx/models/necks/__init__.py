@@ -1,4 +1,4 @@
-"""Necks that the papers need and the hosts lack."""
+"""Necks that the papers need and the OpenMMLab libraries lack."""
 
 from .normed_pooling import NormedPooling
 from .pooled_dropout import PooledDropout

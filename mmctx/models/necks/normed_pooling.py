@@ -12,13 +12,13 @@ from mmctx.registry import MODELS, register
 
 @register(MODELS)
 class NormedPooling(BaseModule):
-    """The last map of a backbone, normalised and averaged.
+    """Normalise and average the last feature map of a backbone.
 
-    The end of Container, whose maps leave the backbone without a norm.
+    For Container, whose backbone ends without a norm.
 
     Args:
-        in_channels (int): Channels C of the last map.
-        norm_cfg (dict, optional): A norm of maps. Defaults to
+        in_channels (int): Channels C of the last feature map.
+        norm_cfg (dict, optional): A norm of feature maps. Defaults to
             ``dict(type='BN')``.
     """
 
@@ -30,5 +30,5 @@ class NormedPooling(BaseModule):
         self.norm = build_norm_layer(norm_cfg, in_channels)[1]
 
     def forward(self, maps: Sequence[Tensor]) -> tuple[Tensor]:
-        """Maps, the last (N, C, H, W), to one vector (N, C) per image."""
+        """Feature maps, the last (N, C, H, W), to vectors (N, C)."""
         return (self.norm(maps[-1]).mean(dim=(2, 3)),)

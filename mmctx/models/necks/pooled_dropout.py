@@ -12,8 +12,8 @@ from mmctx.registry import MODELS, register
 class PooledDropout(BaseModule):
     """Global average pooling, then dropout.
 
-    mmpretrain's linear head has no dropout in front of it; this neck stands
-    for its ``GlobalAveragePooling`` where a recipe asks for some.
+    mmpretrain's linear head has no dropout before it; this neck replaces
+    ``GlobalAveragePooling`` where a recipe asks for dropout.
 
     Args:
         drop_rate (float): Probability that a channel of the pooled vector is
@@ -32,5 +32,5 @@ class PooledDropout(BaseModule):
         self.dropout = nn.Dropout(drop_rate)
 
     def forward(self, maps: Sequence[Tensor]) -> tuple[Tensor, ...]:
-        """Maps of shape (N, C, H, W) to vectors of shape (N, C)."""
+        """Feature maps (N, C, H, W) to vectors (N, C)."""
         return tuple(self.dropout(x.mean(dim=(2, 3))) for x in maps)

@@ -21,8 +21,8 @@ class Teacher(CosineEMA):
     """A moving average of a student, without its stochastic depth.
 
     The share of the student in a step falls from ``momentum`` to 0 along a
-    cosine over the training; without a runner it stays. All parameters are
-    averaged at once and no number is read back from the device, unlike in
+    cosine over training; without a runner it is constant. All parameters are
+    averaged at once and nothing is read back from the device, unlike in
     mmpretrain's class. Batch statistics are the teacher's own.
     """
 
@@ -54,10 +54,9 @@ class DINOSelfDistillation(BaseSelfSupervisor):
     The student sees all views of an image, the teacher the first
     ``num_global_views`` of them; :class:`~mmctx.models.losses.DINOLoss`
     compares them. The teacher follows the student at the start of each step.
-    What leaves the training is the teacher: features are its pooled ones,
-    predictions those of the nearest neighbours among them. To start another
-    model from its backbone, give ``init_cfg`` the prefix
-    ``'teacher.module.backbone.'``.
+    The teacher is the result: features are its pooled ones, and predictions
+    come from their nearest neighbours. To start another model from its
+    backbone, give ``init_cfg`` the prefix ``'teacher.module.backbone.'``.
 
     The name is not ``DINO``, which is a detector of mmdet.
 
@@ -65,13 +64,14 @@ class DINOSelfDistillation(BaseSelfSupervisor):
     <https://arxiv.org/abs/2104.14294>`_, Sec. 3.
 
     Args:
-        backbone (dict): Backbone whose stochastic depth (``DropPath`` of
-            mmcv) only the student has.
-        neck (dict): Pools the maps into one vector (N, C) per image.
+        backbone (dict): Backbone whose stochastic depth (modules with a
+            ``drop_prob``) only the student has.
+        neck (dict, optional): Pools the feature maps into one vector (N, C)
+            per image. None: the backbone returns such a vector.
         head (dict): From vectors (N, C) to logits (N, K), such as
             :class:`~mmctx.models.heads.DINOProjectionHead`.
         loss (dict): From logits (V, N, K) of the student and (G, N, K) of
-            the teacher to a number.
+            the teacher to a scalar.
         classifier (dict, optional): For evaluation:
             :class:`~mmctx.models.heads.NearestNeighborsHead`.
         base_momentum (float): Share of the student in the teacher's first
@@ -85,7 +85,7 @@ class DINOSelfDistillation(BaseSelfSupervisor):
     def __init__(
         self,
         backbone: dict,
-        neck: dict,
+        neck: Optional[dict],
         head: dict,
         loss: dict,
         classifier: Optional[dict] = None,
@@ -126,8 +126,8 @@ class DINOSelfDistillation(BaseSelfSupervisor):
         Args:
             inputs (Tensor or Sequence[Tensor]): Images (N, C, H, W); for the
                 loss the views of the images, each such a batch.
-            data_samples (list[DataSample], optional): What predictions are
-                added to.
+            data_samples (list[DataSample], optional): Samples that predictions
+                are added to.
             mode (str): What to compute.
         """
         if mode == 'predict':
@@ -167,11 +167,11 @@ class DINOSelfDistillation(BaseSelfSupervisor):
         """
         global_views = self.num_global_views
         if isinstance(inputs, Tensor) or len(inputs) < max(global_views, 2):
-            given = 1 if isinstance(inputs, Tensor) else len(inputs)
+            num_views = 1 if isinstance(inputs, Tensor) else len(inputs)
             raise ValueError(
                 f'DINOSelfDistillation compares at least two views of an '
                 f'image, of which the teacher sees {global_views}, got '
-                f'{given}. Make views with the transform MultiView.'
+                f'{num_views}. Make views with the transform MultiView.'
             )
         with torch.no_grad():
             self.teacher.update_parameters(self._student())
@@ -182,14 +182,16 @@ class DINOSelfDistillation(BaseSelfSupervisor):
 
 def _features(network: nn.ModuleDict, images: Tensor) -> Tensor:
     """Images (N, 3, H, W) to pooled features (N, C)."""
-    pooled = network['neck'](network['backbone'](images))
+    pooled = network['backbone'](images)
+    if network['neck'] is not None:
+        pooled = network['neck'](pooled)
     return pooled if isinstance(pooled, Tensor) else pooled[-1]
 
 
 def _logits(network: nn.ModuleDict, views: Sequence[Tensor]) -> Tensor:
     """V views (N, 3, H_v, W_v) to logits (V, N, K).
 
-    Consecutive views of one size pass the backbone as one batch.
+    Consecutive views of one size run through the backbone as one batch.
     """
     features = torch.cat(
         [

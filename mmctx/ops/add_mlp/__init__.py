@@ -5,13 +5,13 @@ from typing import Optional
 import torch.nn as nn
 from torch import Tensor
 
-from ..dispatch import refuse_cpu_inference, refuse_layers
+from ..dispatch import cpu_variant
 from . import cpu
-from .reference import add_mlp_reference
 
-__all__ = ['add_mlp', 'add_mlp_reference']
+__all__ = ['add_mlp']
 
 
+@cpu_variant(cpu.add_mlp, cpu.refuse)
 def add_mlp(
     x: Tensor,
     mlp: nn.Module,
@@ -23,9 +23,9 @@ def add_mlp(
 
     .. math:: x + s \cdot \mathrm{MLP}(\mathrm{Norm}(b))
 
-    Evaluation in float32 on a CPU passes rows of channels slice by slice, so
-    that hidden channels stay in the cache, with bias and GELU inside oneDNN's
-    product.
+    Float32 inference on a CPU takes rows of channels slice by slice, so that
+    hidden channels stay in cache, with bias and GELU fused into oneDNN's
+    matrix product.
 
     Args:
         x (Tensor): (..., C), or a feature map (N, C, H, W) for an MLP of
@@ -33,7 +33,7 @@ def add_mlp(
         mlp (nn.Module): Attributes ``fc1``, ``act`` (a GELU), ``fc2`` and, at
             its start, an optional ``norm``: see
             :class:`mmctx.models.layers.mlp.TokenMLP` and ``ConvMLP``.
-        norm (nn.Module, optional): What precedes the MLP.
+        norm (nn.Module, optional): Norm before the MLP.
         branch (Tensor, optional): Input b of the branch, shaped as ``x``.
             Defaults to ``x``.
         scale (Tensor, optional): Factor s, broadcast against ``x``: a layer
@@ -43,10 +43,5 @@ def add_mlp(
         Tensor: As ``x``.
     """
     branch = x if branch is None else branch
-    if (
-        refuse_cpu_inference(x, branch) is None
-        and refuse_layers(norm, mlp) is None
-        and cpu.refuse(x, mlp, norm, scale) is None
-    ):
-        return cpu.add_mlp(x, mlp, norm, branch, scale)
-    return add_mlp_reference(x, mlp, norm, branch, scale)
+    branch = mlp(branch if norm is None else norm(branch))
+    return x + (branch if scale is None else branch * scale)

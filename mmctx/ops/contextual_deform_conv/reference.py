@@ -1,9 +1,9 @@
 """Deformable convolution with a kernel per image, in plain PyTorch.
 
-The truth that faster paths are tested on. A sample is the weighted sum of four
-neighbouring pixels, so maps are handled as rows: one row of C channels per
-pixel. All channels share the positions, and sampling becomes a choice of rows.
-A border of zeros stands for everything outside the map.
+A sample is the weighted sum of four neighbouring pixels, so feature maps are
+handled as rows: one row of C channels per pixel. All channels share the
+positions, and sampling becomes a choice of rows. A border of zeros stands for
+everything outside the feature map.
 """
 
 from typing import Optional
@@ -12,26 +12,26 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ..local_aggregation.reference import accumulation_dtype
+from ..precision import accumulation_dtype, without_autocast
 
 Pair = tuple[int, int]
-TAPS = 7  # sampled at once: bounds memory, and the length of exported graphs
+TAPS = 7  # sampled at once: bounds memory and the length of exported graphs
 
 
 def to_rows(x: Tensor, dtype: torch.dtype) -> Tensor:
     """(N, C, H, W) to (N, H + 3, W + 3, C), with one row and column of zeros
-    before the map and two behind it."""
+    before the feature map and two after it."""
     return F.pad(x.to(dtype).permute(0, 2, 3, 1), (0, 0, 1, 2, 1, 2))
 
 
 def _axis(
     offset: Tensor, base: Tensor, size: int
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Along one axis: index in the bordered map of the pixel before each
-    position, and the weights of that pixel and of the next one.
+    """Along one axis: index, in the bordered feature map, of the pixel before
+    each position, and the weights of that pixel and of the next one.
 
-    From -1 down and from ``size`` up, only zeros are read: positions beyond
-    are moved there, without gradient. NaN is kept in the weights.
+    Up to -1 and from ``size`` on, only zeros are read: positions beyond are
+    clamped there, without gradient. The weights keep NaN.
     """
     position = (offset + base).clamp(-1, size)
     before = position.detach().floor()
@@ -49,7 +49,7 @@ def corners(
     padding: Pair,
     dilation: Pair,
 ) -> tuple[Tensor, Tensor]:
-    """Where each tap of each output pixel reads, and with which weights.
+    """Where each tap of each output pixel reads, and with what weights.
 
     Args:
         offset (Tensor): (N, 2T, H', W') with T taps, dy before dx.
@@ -157,11 +157,9 @@ def contextual_deform_conv_reference(
     Differentiable as often as ``contract`` is. Shapes as in
     :func:`mmctx.ops.contextual_deform_conv`, which also checks them.
     """
-    tensors = [t for t in (x, offset, weight, bias, mask) if t is not None]
-    dtype = accumulation_dtype(*tensors)
+    dtype = accumulation_dtype(x, offset, weight, bias, mask)
     groups = x.shape[1] // weight.shape[2]
-    device = 'cpu' if x.is_meta else x.device.type  # autocast knows no meta
-    with torch.autocast(device, enabled=False):
+    with without_autocast(x):
         index, corner = corners(
             offset.to(dtype),
             None if mask is None else mask.to(dtype),

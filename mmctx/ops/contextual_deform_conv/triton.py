@@ -1,45 +1,45 @@
 """Depth-wise convolution with a kernel per image as Triton kernels.
 
-Maps are read and written as rows, one of C channels per pixel (channels_last;
-other maps are copied once), so that a sample is four coalesced reads. One
-operator takes what the predictors say and returns the convolution, bias
-included; nothing the size of samples is stored. T is the number of taps.
+Feature maps are read and written as rows, one of C channels per pixel
+(channels_last; others are copied once), so that a sample is four coalesced
+reads. One operator takes the predictions and returns the convolution, bias
+included; nothing the size of the samples is stored. T is the number of taps.
 
-Bytes per output pixel, with b bytes a number, at C = 192, T = 49 and 28 x 28
+Bytes per output pixel, with b bytes an element, at C = 192, T = 49 and 28 x 28
 pixels (stage 2 of the smallest network):
 
-- Map and output, C numbers each: 2 C b = 384 b.
+- Feature map and output, C elements each: 2 C b = 384 b.
 - Offsets and mask: 3 T b = 147 b. The four corner weights and the index of
-  ``corners()``, made beforehand, are 5 T numbers of 4 bytes, written and read
+  ``corners()``, made beforehand, are 5 T elements of 4 bytes, written and read
   again: 1960 bytes beside these 294 (b = 2). So the kernels compute them.
 - The kernel of an image: T C / P = 12 b over P = 784 pixels, three times that
   with the copy that puts its channels side by side. At 7 x 7 pixels (C = 768)
-  the copy moves as much as map and output; without it, a warp would read its
-  32 channels from 32 places for every tap.
+  the copy moves as much as feature map and output; without it, a warp would
+  read its 32 channels from 32 places for every tap.
 
-Together about 1.1 KB in half precision. The reads of the first cache are far
-more: 4 T C b = 75 KB. They, not main memory, bound the forward pass, and each
-is 16 bytes wide.
+Together about 1.1 KB in half precision. Reads from the L1 cache are far more:
+4 T C b = 75 KB. They, not main memory, bound the forward pass, and each is 16
+bytes wide.
 
 Gradients are deterministic, without atomics:
 
 - Kernel, offsets, mask: a program takes one tap of an image and all channels.
-  Channels are summed for the offsets and the mask, pixels for the kernel. Long
-  maps are cut into chunks, whose sums for the kernel PyTorch adds up.
-- Map: who reads a pixel is found by sorting. Samples are sorted by their upper
-  left pixel only, a quarter of what they read; those around a pixel are then
-  two runs of the sorted list, as pixels above each other are apart but
-  neighbours are not. The sort takes about 28 bytes per sample, the same for
-  every number of channels: 4 for the key, sorted with an 8-byte position, and
-  as much workspace.
+  Channels are summed for the offsets and the mask, pixels for the kernel.
+  Large outputs are cut into chunks, whose sums for the kernel PyTorch adds up.
+- Feature map: sorting finds the samples that read a pixel. They are sorted by
+  their upper left pixel only, a quarter of what they read; those around a
+  pixel are then two runs of the sorted list, as pixels above each other are
+  apart but neighbours are not. The sort takes about 28 bytes per sample, the
+  same for every number of channels: 4 for the key, sorted with an 8-byte
+  position, and as much workspace.
 
-Atomics would add 4 T times per output number: 3.8e9 times for 128 images of
+Atomics would add 4 T times per output element: 3.8e9 times for 128 images of
 the stage above, where the sort takes 4.9e6 samples and each pixel then reads
 its 4 T samples once. They are not offered. All figures here are counted, not
 timed.
 
-Sums and positions are taken in float32, or in float64 where an input has it.
-Set ``TRITON_INTERPRET=1`` before Python starts to run the kernels on CPU
+Sums and positions are computed in float32, or in float64 where an input has
+it. Set ``TRITON_INTERPRET=1`` before Python starts to run the kernels on CPU
 tensors.
 """
 
@@ -50,7 +50,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from ..local_aggregation.reference import accumulation_dtype
+from ..precision import accumulation_dtype
 from ..triton_support import (
     empty_rows,
     index_dtype,
@@ -58,26 +58,26 @@ from ..triton_support import (
     triton_dtype,
 )
 
-#: Numbers of a tile, and to a thread: 16 bytes in half precision.
+#: Elements of a tile, and of a thread: 16 bytes in half precision.
 TILE = 1024
 PER_THREAD = 8
-#: Channels of a tile, where a program does not need all channels.
+#: Channels of a tile, if a program does not need all of them.
 TILE_CHANNELS = 64
 #: Samples of one pixel that are summed at a time.
 TILE_SAMPLES = 16
 #: Pixels whose gradients by the kernel one program sums.
 CHUNK = 512
 
-# Sizes would only cost recompilations.
+# Specialising on sizes would only cost recompilations.
 _UNSPECIALIZED = ('height', 'width', 'out_width', 'pixels', 'samples')
 
 
 @triton.jit
 def _axis(position, size):
-    """Along one axis: the pixel before each position, how far behind it the
-    position lies (NaN stays), and whether it can move the sample at all.
+    """Along one axis: the pixel before each position, the distance from it
+    (NaN stays), and whether the position can affect the sample at all.
 
-    As in the reference, positions outside [-1, size] are moved there.
+    As in the reference, positions outside [-1, size] are clamped.
     """
     free = (position >= -1) & (position <= size)
     position = tl.where(position < -1, -1.0, position)
@@ -89,17 +89,9 @@ def _axis(position, size):
 
 @triton.jit
 def _positions(
-    offset,
-    offset_c,
-    y,
-    x,
-    tap,
-    inside,
-    height,
-    width,
-    GEOMETRY: tl.constexpr,
-    SUM: tl.constexpr,
-):
+    offset, offset_c, y, x, tap, inside, height, width,
+    GEOMETRY: tl.constexpr, SUM: tl.constexpr,
+):  # fmt: skip
     """Of one tap, at output pixels (y, x): ``_axis`` along both axes."""
     offset += 2 * tap * offset_c
     dy = tl.load(offset, inside, other=0.0).to(SUM)
@@ -113,7 +105,7 @@ def _positions(
 
 @triton.jit
 def _load_mask(mask, shift, inside, like):
-    """Numbers of the mask; ones where there is none."""
+    """Elements of the mask; ones where there is none."""
     if mask is None:
         return tl.full(like.shape, 1.0, like.dtype)
     else:
@@ -127,17 +119,10 @@ def _store(at, x, inside):
 
 @triton.jit
 def _load_pixel(
-    image,
-    y,
-    x,
-    inside,
-    height,
-    width,
-    CHANNELS: tl.constexpr,
-    SUM: tl.constexpr,
-    INDEX: tl.constexpr,
-):
-    """Rows of an image's map at (y, x), zeros outside it."""
+    image, y, x, inside, height, width,
+    CHANNELS: tl.constexpr, SUM: tl.constexpr, INDEX: tl.constexpr,
+):  # fmt: skip
+    """Pixels of a feature map at (y, x), zeros outside it."""
     inside = inside & (y >= 0) & (y < height) & (x >= 0) & (x < width)
     at = (y.to(INDEX) * width + x) * CHANNELS
     return tl.load(image + at, inside, other=0.0).to(SUM)
@@ -145,32 +130,14 @@ def _load_pixel(
 
 @triton.jit(do_not_specialize=_UNSPECIALIZED)
 def _forward(
-    image,
-    offset,
-    mask,
-    weight,
-    bias,
-    out,
-    height,
-    width,
-    out_width,
-    pixels,
-    offset_n,
-    offset_c,
-    offset_y,
-    offset_x,
-    mask_n,
-    mask_c,
-    mask_y,
-    mask_x,
-    CHANNELS: tl.constexpr,
-    TAPS: tl.constexpr,
-    GEOMETRY: tl.constexpr,
-    SUM: tl.constexpr,
-    INDEX: tl.constexpr,
-    BLOCK_P: tl.constexpr,
-    BLOCK_C: tl.constexpr,
-):
+    image, offset, mask, weight, bias, out,
+    height, width, out_width, pixels,
+    offset_n, offset_c, offset_y, offset_x,
+    mask_n, mask_c, mask_y, mask_x,
+    CHANNELS: tl.constexpr, TAPS: tl.constexpr, GEOMETRY: tl.constexpr,
+    SUM: tl.constexpr, INDEX: tl.constexpr,
+    BLOCK_P: tl.constexpr, BLOCK_C: tl.constexpr,
+):  # fmt: skip
     """out[p, c] = bias[c] + sum_t weight[t, c] mask[t, p] image[at t, c]."""
     tiles = tl.cdiv(pixels, BLOCK_P)
     rest = tl.program_id(0)
@@ -191,33 +158,18 @@ def _forward(
         total += tl.load(bias + c, c < CHANNELS, other=0.0).to(SUM)
     for tap in range(TAPS):
         top, left, behind_y, behind_x, _, _ = _positions(
-            offset,
-            offset_c,
-            y,
-            x,
-            tap,
-            p < pixels,
-            height,
-            width,
-            GEOMETRY,
+            offset, offset_c, y, x, tap, p < pixels, height, width, GEOMETRY,
             SUM,
-        )
+        )  # fmt: skip
         scale = _load_mask(mask, mask_at + tap * mask_c, p < pixels, behind_y)
         sample = tl.zeros((BLOCK_P, BLOCK_C), SUM)
         for dy in tl.static_range(2):
             of_y = (behind_y if dy else 1 - behind_y) * scale
             for dx in tl.static_range(2):
                 corner = _load_pixel(
-                    image,
-                    top + dy,
-                    left + dx,
-                    inside,
-                    height,
-                    width,
-                    CHANNELS,
-                    SUM,
-                    INDEX,
-                )
+                    image, top + dy, left + dx, inside, height, width,
+                    CHANNELS, SUM, INDEX,
+                )  # fmt: skip
                 sample += of_y * (behind_x if dx else 1 - behind_x) * corner
         of_tap = tl.load(weight + tap * CHANNELS, c < CHANNELS, other=0.0)
         total += of_tap.to(SUM) * sample
@@ -226,35 +178,14 @@ def _forward(
 
 @triton.jit(do_not_specialize=_UNSPECIALIZED)
 def _sampling_gradient(
-    grad,
-    image,
-    offset,
-    mask,
-    weight,
-    of_offset,
-    of_mask,
-    of_weight,
-    height,
-    width,
-    out_width,
-    pixels,
-    offset_n,
-    offset_c,
-    offset_y,
-    offset_x,
-    mask_n,
-    mask_c,
-    mask_y,
-    mask_x,
-    CHANNELS: tl.constexpr,
-    TAPS: tl.constexpr,
-    GEOMETRY: tl.constexpr,
-    SUM: tl.constexpr,
-    INDEX: tl.constexpr,
-    CHUNK: tl.constexpr,
-    BLOCK_P: tl.constexpr,
-    BLOCK_C: tl.constexpr,
-):
+    grad, image, offset, mask, weight, of_offset, of_mask, of_weight,
+    height, width, out_width, pixels,
+    offset_n, offset_c, offset_y, offset_x,
+    mask_n, mask_c, mask_y, mask_x,
+    CHANNELS: tl.constexpr, TAPS: tl.constexpr, GEOMETRY: tl.constexpr,
+    SUM: tl.constexpr, INDEX: tl.constexpr, CHUNK: tl.constexpr,
+    BLOCK_P: tl.constexpr, BLOCK_C: tl.constexpr,
+):  # fmt: skip
     """Gradients by one tap's offsets and mask, (T, P), at some pixels, and
     the part of these pixels in that by its weights, (T, C)."""
     rest = tl.program_id(0)
@@ -282,17 +213,9 @@ def _sampling_gradient(
         p = first + tl.arange(0, BLOCK_P)[:, None]
         y, x = p // out_width, p % out_width
         top, left, behind_y, behind_x, free_y, free_x = _positions(
-            offset + y * offset_y + x * offset_x,
-            offset_c,
-            y,
-            x,
-            tap,
-            p < end,
-            height,
-            width,
-            GEOMETRY,
-            SUM,
-        )
+            offset + y * offset_y + x * offset_x, offset_c, y, x, tap, p < end,
+            height, width, GEOMETRY, SUM,
+        )  # fmt: skip
         mask_at = n * mask_n + y * mask_y + x * mask_x + tap * mask_c
         scale = _load_mask(mask, mask_at, p < end, behind_y)
         by_y = tl.zeros((BLOCK_P, BLOCK_C), SUM)
@@ -307,16 +230,9 @@ def _sampling_gradient(
             corners = ()
             for k in tl.static_range(4):
                 corner = _load_pixel(
-                    image + start,
-                    top + k // 2,
-                    left + k % 2,
-                    inside,
-                    height,
-                    width,
-                    CHANNELS,
-                    SUM,
-                    INDEX,
-                )
+                    image + start, top + k // 2, left + k % 2, inside, height,
+                    width, CHANNELS, SUM, INDEX,
+                )  # fmt: skip
                 corners = corners + (corner,)  # noqa: RUF005
             upper_step = corners[1] - corners[0]
             lower_step = corners[3] - corners[2]
@@ -346,42 +262,23 @@ def _sampling_gradient(
 
 @triton.jit(do_not_specialize=_UNSPECIALIZED)
 def _keys(
-    offset,
-    key,
-    height,
-    width,
-    out_width,
-    pixels,
-    samples,
-    offset_n,
-    offset_c,
-    offset_y,
-    offset_x,
-    TAPS: tl.constexpr,
-    GEOMETRY: tl.constexpr,
-    SUM: tl.constexpr,
-    INDEX: tl.constexpr,
-    BLOCK: tl.constexpr,
-):
-    """The upper left pixel of each sample, counted over all images' maps with
-    a border of one; one more than all for samples outside."""
+    offset, key,
+    height, width, out_width, pixels, samples,
+    offset_n, offset_c, offset_y, offset_x,
+    TAPS: tl.constexpr, GEOMETRY: tl.constexpr,
+    SUM: tl.constexpr, INDEX: tl.constexpr, BLOCK: tl.constexpr,
+):  # fmt: skip
+    """The upper left pixel of each sample, numbered over all feature
+    maps with a border of one; the total for samples outside."""
     at = tl.program_id(0).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
     p = (at % pixels).to(INDEX)
     tap = (at // pixels % TAPS).to(INDEX)
     n = at // pixels // TAPS
     y, x = p // out_width, p % out_width
     top, left, behind_y, behind_x, _, _ = _positions(
-        offset + n * offset_n + y * offset_y + x * offset_x,
-        offset_c,
-        y,
-        x,
-        tap,
-        at < samples,
-        height,
-        width,
-        GEOMETRY,
-        SUM,
-    )
+        offset + n * offset_n + y * offset_y + x * offset_x, offset_c, y, x,
+        tap, at < samples, height, width, GEOMETRY, SUM,
+    )  # fmt: skip
     outside = (top == height) | (left == width)
     outside |= (top == -1) & (behind_y == 0)
     outside |= (left == -1) & (behind_x == 0)
@@ -394,34 +291,15 @@ def _keys(
 
 @triton.jit(do_not_specialize=_UNSPECIALIZED)
 def _image_gradient(
-    grad,
-    offset,
-    mask,
-    weight,
-    order,
-    starts,
-    out,
-    height,
-    width,
-    out_width,
-    pixels,
-    offset_n,
-    offset_c,
-    offset_y,
-    offset_x,
-    mask_n,
-    mask_c,
-    mask_y,
-    mask_x,
-    CHANNELS: tl.constexpr,
-    TAPS: tl.constexpr,
-    GEOMETRY: tl.constexpr,
-    SUM: tl.constexpr,
-    INDEX: tl.constexpr,
-    BLOCK_S: tl.constexpr,
-    BLOCK_C: tl.constexpr,
-):
-    """One pixel of the map: the sum over the samples that read it."""
+    grad, offset, mask, weight, order, starts, out,
+    height, width, out_width, pixels,
+    offset_n, offset_c, offset_y, offset_x,
+    mask_n, mask_c, mask_y, mask_x,
+    CHANNELS: tl.constexpr, TAPS: tl.constexpr, GEOMETRY: tl.constexpr,
+    SUM: tl.constexpr, INDEX: tl.constexpr,
+    BLOCK_S: tl.constexpr, BLOCK_C: tl.constexpr,
+):  # fmt: skip
+    """One pixel of the feature map: the sum over the samples that read it."""
     blocks: tl.constexpr = (CHANNELS + BLOCK_C - 1) // BLOCK_C
     rest = tl.program_id(0)
     c = rest % blocks * BLOCK_C + tl.arange(0, BLOCK_C)[None, :]
@@ -446,17 +324,9 @@ def _image_gradient(
             tap, p = at // pixels, at % pixels
             y, x = p // out_width, p % out_width
             _, left, behind_y, behind_x, _, _ = _positions(
-                offset + y * offset_y + x * offset_x,
-                offset_c,
-                y,
-                x,
-                tap,
-                near,
-                height,
-                width,
-                GEOMETRY,
-                SUM,
-            )
+                offset + y * offset_y + x * offset_x, offset_c, y, x, tap,
+                near, height, width, GEOMETRY, SUM,
+            )  # fmt: skip
             mask_at = n * mask_n + y * mask_y + x * mask_x + tap * mask_c
             scale = _load_mask(mask, mask_at, near, behind_y)
             scale *= behind_y if above else 1 - behind_y
@@ -471,7 +341,7 @@ def _image_gradient(
 
 
 def _rows(x: Tensor) -> Tensor:
-    """Its own memory in channels_last format, else a copy."""
+    """The tensor itself if in channels_last format, else a copy."""
     return x.contiguous(memory_format=torch.channels_last)
 
 
@@ -491,7 +361,7 @@ def _common(
     others: tuple,
     geometry: list[int],
 ) -> dict:
-    """Arguments of all kernels: a map, predictions, and what else is read."""
+    """Arguments of all kernels: a feature map, predictions and the rest."""
     tensors = (image, offset, weight, *others)
     height, width = image.shape[2:]
     offset_n, offset_c, offset_y, offset_x = offset.stride()
@@ -549,7 +419,7 @@ def forward(
         * triton.cdiv(channels, tile['BLOCK_C'])
     )
     if programs:
-        # Tensors of one device, which need not be the current one.
+        # The tensors share a device, which need not be the current one.
         with torch.cuda.device_of(x):
             _forward[(programs,)](
                 image=x,
@@ -624,8 +494,8 @@ def _sort(
         key=key, samples=samples, BLOCK=block, **common
     )
     key, order = key.sort(stable=True)
-    wanted = torch.arange(keys + 1, dtype=key.dtype, device=key.device)
-    return order, torch.searchsorted(key, wanted)
+    every_key = torch.arange(keys + 1, dtype=key.dtype, device=key.device)
+    return order, torch.searchsorted(key, every_key)
 
 
 def backward_of_map(

@@ -3,7 +3,7 @@
 Queries, keys and values are held channel by channel, as (N, C, H * W): the
 projections to and from them transpose on the way, and heads, softmax and
 convolutions then need no copies. The class token stays apart, so that nothing
-is joined and split around a convolution.
+is concatenated and split around a convolution.
 """
 
 from typing import Optional
@@ -18,7 +18,7 @@ ALIGNMENT = 16
 
 
 def position_encoding(layer: nn.Conv2d, x: Tensor) -> Tensor:
-    """A one added to the centre of each window adds the input."""
+    """Adding 1 to the centre of each window adds the input."""
     weight = layer.weight.clone()
     weight[:, :, 1, 1] += 1
     return F.conv2d(x, weight, layer.bias, padding=1, groups=x.shape[1])
@@ -29,7 +29,7 @@ def refuse_relative_encoding(
 ) -> Optional[str]:
     """Why the windows are not computed at once."""
     if any(type(c) is not nn.Conv2d or c.bias is None for c in layer.convs):
-        return 'a window is no nn.Conv2d with a bias'
+        return 'a window is not an nn.Conv2d with a bias'
     return None
 
 
@@ -39,9 +39,9 @@ def relative_encoding(layer: nn.Module, q: Tensor, v: Tensor) -> Tensor:
 
 
 def _convolve(layer: nn.Module, v: Tensor) -> Tensor:
-    """Zeros make all windows as large as the largest.
+    """Pad all windows with zeros to the size of the largest.
 
-    One convolution does for all heads, and nothing is split and joined.
+    One convolution then serves all heads, without split and concatenation.
     """
     window = max(conv.kernel_size[0] for conv in layer.convs)
     weights = [
@@ -67,7 +67,7 @@ def refuse_conv_attention(
     """Why these layers are not computed channel by channel."""
     projections = layer.qkv, layer.proj
     if any(type(p) is not nn.Linear or p.bias is None for p in projections):
-        return 'a projection is no nn.Linear with a bias'
+        return 'a projection is not an nn.Linear with a bias'
     if token is None:
         return 'there is no class token'
     return None if encoding is None else refuse_relative_encoding(encoding)
@@ -132,8 +132,8 @@ def _project_token(token: Tensor, weight: Tensor) -> Tensor:
 def _split(qkv: Tensor, bias: Tensor) -> list[Tensor]:
     """Queries, keys and values, with their biases, of (N, 3C, L).
 
-    The same value added to a key channel of every token cancels in the
-    softmax: keys need no bias.
+    A constant added to a key channel of every token cancels in the softmax:
+    keys need no bias.
     """
     q, k, v = qkv.chunk(3, dim=1)
     q_bias, _, v_bias = bias.unsqueeze(1).chunk(3)

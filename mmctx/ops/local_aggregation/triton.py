@@ -1,29 +1,29 @@
 """Local aggregation as Triton kernels: forward and both gradients.
 
-Bytes. With b bytes a number and S channels to a weight (CoT: S = 8), each
-output number needs 2 b for value and output and K * K / S * b for its share of
-the weights: at K = 3 and S = 8 that is 3.125 b. The work on them is
-2 * K * K operations, far below what the device does in that time, so memory
-decides, and the kernels are built to touch main memory once per number:
+Traffic. With b bytes per element and S channels per weight (CoT: S = 8), each
+output element needs 2 b for value and output and K * K / S * b for its share
+of the weights: at K = 3 and S = 8 that is 3.125 b. The work on them is 2 * K *
+K operations, far fewer than the device could do in that time, so memory is the
+limit, and the kernels are built to touch main memory once per element:
 
 - A program takes a rectangle of pixels, a block of weight channels, and *all*
   channels that share them. It loads each weight once and uses it S times from
   registers (beyond eight channels, once for every eight).
 - The K * K shifted reads of the values overlap, so all but the rectangle's rim
-  come from the first cache; a rectangle, because a strip of one row would
-  fetch every row K times from the second.
-- Numbers that lie next to each other in memory go to threads next to each
-  other: channels for channels_last, columns for contiguous maps. Strides are
-  arguments, so neither format, nor a view, is ever copied. In channels_last
-  every shift is a whole number of pixels, and a thread reads four channels
-  at once.
+  come from L1; a rectangle, because a strip of one row would fetch every row
+  K times from L2.
+- Elements that lie next to each other in memory go to threads next to each
+  other: channels for channels_last, columns for contiguous feature maps.
+  Strides are arguments, so neither format, nor a view, is ever copied. In
+  channels_last every shift is a whole number of pixels, and a thread reads
+  four channels at once.
 - The gradient of the values gathers as the forward pass does, from mirrored
   taps; that of the weights sums over the S channels inside a program. There
   are no atomics, and a tile's shape follows from the operands' shapes alone
   rather than from timings, so repeats are equal to the bit, between processes
   too.
 
-Sums are taken in float32, or in float64 where an input has it. Set
+Sums are computed in float32, or in float64 where an input has it. Set
 ``TRITON_INTERPRET=1`` before Python starts to run the kernels on CPU tensors.
 """
 
@@ -32,24 +32,24 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from ..precision import accumulation_dtype
 from ..triton_support import index_dtype, power_of_two, triton_dtype
-from .reference import accumulation_dtype
 
 #: Sides of a tile: rows x columns, and bytes of channels, of channels_last
-#: maps; pixels, and most columns, of contiguous ones.
+#: feature maps; pixels, and most columns, of contiguous ones.
 CHANNELS_LAST_PIXELS = (8, 8)
 CHANNELS_LAST_BYTES = 32
 CONTIGUOUS_PIXELS = 256
 CONTIGUOUS_COLUMNS = 64
-#: Numbers of a channel block to a thread, and channels of one weight that are
+#: Elements of a channel block per thread, and channels of one weight that are
 #: summed at a time.
 PER_THREAD = 4
 MOST_SHARES = 8
 
 # A row stride that Triton knows to be a multiple of 16 makes it give each
-# thread several neighbouring columns of a contiguous map, which the reads
-# shifted by one column then fetch one by one. Sizes would only cost
-# recompilations.
+# thread several neighbouring columns of a contiguous feature map, which the
+# reads shifted by one column then fetch one by one. Specialising on sizes
+# would only cost recompilations.
 _UNSPECIALIZED = (
     'height',
     'width',
@@ -70,7 +70,8 @@ def _position(
     BLOCK_G: tl.constexpr,
     INDEX: tl.constexpr,
 ):
-    """Image, rows (P, 1), columns (P, 1) and weight channels (1, G)."""
+    """Image, rows (P, 1), columns (P, 1), weight channels (1, G), and which
+    of them (P, G) exist."""
     tiles_x = tl.cdiv(width, BLOCK_X)
     tiles_y = tl.cdiv(height, BLOCK_Y)
     blocks_g: tl.constexpr = (GROUPS + BLOCK_G - 1) // BLOCK_G
@@ -85,12 +86,20 @@ def _position(
     y = (tile_y * BLOCK_Y + pixel // BLOCK_X).to(INDEX)
     x = (tile_x * BLOCK_X + pixel % BLOCK_X).to(INDEX)
     g = (block_g * BLOCK_G + tl.arange(0, BLOCK_G)[None, :]).to(INDEX)
-    return image, y, x, g
+    inside = (y < height) & (x < width) & (g < GROUPS)
+    return image, y, x, g, inside
+
+
+@triton.jit
+def _place(tensor, image, g, y, x, stride_n, stride_c, stride_y, stride_x):
+    """Pointers to a block's elements (P, G) of a tensor."""
+    tensor += image * stride_n
+    return tensor + (g * stride_c + y * stride_y + x * stride_x)
 
 
 @triton.jit
 def _near(inside, y, x, height, width, DY: tl.constexpr, DX: tl.constexpr):
-    """Which pixels have a neighbour at (DY, DX) inside the map."""
+    """Which pixels have a neighbour at (DY, DX) inside the feature map."""
     if DY < 0:
         inside &= y >= -DY
     if DY > 0:
@@ -134,53 +143,31 @@ def _add_scaled(totals, scale, at, stride, mask, count, COUNT: tl.constexpr):
 
 @triton.jit(do_not_specialize=_UNSPECIALIZED)
 def _aggregate(
-    value,
-    weight,
-    out,
-    height,
-    width,
-    value_n,
-    value_c,
-    value_y,
-    value_x,
-    weight_n,
-    weight_g,
-    weight_t,
-    weight_y,
-    weight_x,
-    out_n,
-    out_c,
-    out_y,
-    out_x,
-    GROUPS: tl.constexpr,
-    SHARE: tl.constexpr,
-    KERNEL: tl.constexpr,
-    TRANSPOSED: tl.constexpr,
-    SUM: tl.constexpr,
-    INDEX: tl.constexpr,
-    UNIT: tl.constexpr,
-    BLOCK_S: tl.constexpr,
-    BLOCK_Y: tl.constexpr,
-    BLOCK_X: tl.constexpr,
-    BLOCK_G: tl.constexpr,
-):
+    value, weight, out, height, width,
+    value_n, value_c, value_y, value_x,
+    weight_n, weight_g, weight_t, weight_y, weight_x,
+    out_n, out_c, out_y, out_x,
+    GROUPS: tl.constexpr, SHARE: tl.constexpr, KERNEL: tl.constexpr,
+    SUM: tl.constexpr, INDEX: tl.constexpr, UNIT: tl.constexpr,
+    BLOCK_S: tl.constexpr, BLOCK_Y: tl.constexpr, BLOCK_X: tl.constexpr,
+    BLOCK_G: tl.constexpr, TRANSPOSED: tl.constexpr,
+):  # fmt: skip
     """out[c, p] = sum_t weight[c % G, t, p] value[c, p + t].
 
     TRANSPOSED: sum_t weight[c % G, -t, p + t] value[c, p + t], the gradient
     of the values where ``value`` is that of the output.
     """
-    image, y, x, g = _position(
+    image, y, x, g, inside = _position(
         height, width, GROUPS, BLOCK_Y, BLOCK_X, BLOCK_G, INDEX
     )
-    inside = (y < height) & (x < width) & (g < GROUPS)
     value_y *= UNIT
-    value_s = GROUPS * value_c
-    value += image * value_n
-    value += g * value_c + y * value_y + x * value_x
-    weight += image * weight_n
-    weight += g * weight_g + y * weight_y + x * weight_x
-    out_s = GROUPS * out_c
-    out += image * out_n + g * out_c + y * (out_y * UNIT) + x * out_x
+    out_y *= UNIT
+    value_s, out_s = GROUPS * value_c, GROUPS * out_c
+    value = _place(value, image, g, y, x, value_n, value_c, value_y, value_x)
+    weight = _place(
+        weight, image, g, y, x, weight_n, weight_g, weight_y, weight_x
+    )
+    out = _place(out, image, g, y, x, out_n, out_c, out_y, out_x)
     radius: tl.constexpr = KERNEL // 2
     for first in range(0, SHARE, BLOCK_S):
         zeros = tl.zeros((BLOCK_Y * BLOCK_X, BLOCK_G), SUM)
@@ -209,47 +196,25 @@ def _aggregate(
 
 @triton.jit(do_not_specialize=_UNSPECIALIZED)
 def _weight_gradient(
-    grad,
-    value,
-    out,
-    height,
-    width,
-    grad_n,
-    grad_c,
-    grad_y,
-    grad_x,
-    value_n,
-    value_c,
-    value_y,
-    value_x,
-    out_n,
-    out_g,
-    out_t,
-    out_y,
-    out_x,
-    GROUPS: tl.constexpr,
-    SHARE: tl.constexpr,
-    KERNEL: tl.constexpr,
-    SUM: tl.constexpr,
-    INDEX: tl.constexpr,
-    UNIT: tl.constexpr,
-    BLOCK_S: tl.constexpr,
-    BLOCK_Y: tl.constexpr,
-    BLOCK_X: tl.constexpr,
+    grad, value, out, height, width,
+    grad_n, grad_c, grad_y, grad_x,
+    value_n, value_c, value_y, value_x,
+    out_n, out_g, out_t, out_y, out_x,
+    GROUPS: tl.constexpr, SHARE: tl.constexpr, KERNEL: tl.constexpr,
+    SUM: tl.constexpr, INDEX: tl.constexpr, UNIT: tl.constexpr,
+    BLOCK_S: tl.constexpr, BLOCK_Y: tl.constexpr, BLOCK_X: tl.constexpr,
     BLOCK_G: tl.constexpr,
-):
+):  # fmt: skip
     """out[g, t, p] = sum_s grad[s G + g, p] value[s G + g, p + t]."""
-    image, y, x, g = _position(
+    image, y, x, g, inside = _position(
         height, width, GROUPS, BLOCK_Y, BLOCK_X, BLOCK_G, INDEX
     )
-    inside = (y < height) & (x < width) & (g < GROUPS)
     value_y *= UNIT
-    value_s = GROUPS * value_c
-    value += image * value_n
-    value += g * value_c + y * value_y + x * value_x
-    grad_s = GROUPS * grad_c
-    grad += image * grad_n + g * grad_c + y * (grad_y * UNIT) + x * grad_x
-    out += image * out_n + g * out_g + y * out_y + x * out_x
+    grad_y *= UNIT
+    value_s, grad_s = GROUPS * value_c, GROUPS * grad_c
+    value = _place(value, image, g, y, x, value_n, value_c, value_y, value_x)
+    grad = _place(grad, image, g, y, x, grad_n, grad_c, grad_y, grad_x)
+    out = _place(out, image, g, y, x, out_n, out_g, out_y, out_x)
     if SHARE == BLOCK_S:
         grads = _load_all(grad, grad_s, inside, SUM, BLOCK_S)
     radius: tl.constexpr = KERNEL // 2
@@ -297,8 +262,8 @@ def _tile(x: Tensor, groups: int) -> dict:
 def _launch(kernel, maps: tuple, weight: Tensor, tensors: tuple, **flags):
     """Run a kernel on ``tensors``, of which ``maps`` are (N, C, H, W).
 
-    Row strides of maps are passed in units of 16 numbers where that can be,
-    which lets the compiler read several channels at once.
+    Row strides of feature maps are passed in units of 16 elements where
+    possible, which lets the compiler read several channels at once.
     """
     n, c, height, width = maps[-1].shape
     groups, taps = weight.shape[1:3]
@@ -319,7 +284,7 @@ def _launch(kernel, maps: tuple, weight: Tensor, tensors: tuple, **flags):
         * triton.cdiv(height, tile['BLOCK_Y'])
         * triton.cdiv(width, tile['BLOCK_X'])
     )
-    # Tensors of one device, which need not be the current one.
+    # The tensors share a device, which need not be the current one.
     with torch.cuda.device_of(maps[-1]):
         kernel[(programs,)](
             *tensors,

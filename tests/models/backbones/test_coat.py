@@ -16,8 +16,8 @@ from mmctx.models.backbones.coat import TokenMaps, Tokens
 from mmctx.models.layers.stochastic_depth import StochasticDepth
 from mmctx.ops import reference
 from mmctx.zoo import get_spec
-from tests.backbones import TINY, build_tiny
-from tests.scripts import load_script
+from tests.helpers.backbones import TINY, build_tiny
+from tests.helpers.scripts import load_script
 
 get_flops = load_script('tools/analysis_tools/get_flops.py')
 

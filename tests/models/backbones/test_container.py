@@ -7,10 +7,10 @@ from mmengine.registry import MODELS
 from torch import nn
 
 from mmctx import get_backbone, get_model
-from mmctx.models.backbones import Container, container
-from mmctx.models.layers import folding
-from tests.backbones import TINY, build_tiny
-from tests.scripts import load_script
+from mmctx.models.backbones import Container
+from mmctx.ops import reference
+from tests.helpers.backbones import TINY, build_tiny
+from tests.helpers.scripts import load_script
 
 get_flops = load_script('tools/analysis_tools/get_flops.py')
 
@@ -54,8 +54,8 @@ def test_parameters_of_every_row(arch):
 
 @pytest.mark.parametrize('arch', sorted(MULTIPLY_ADDS))
 def test_multiply_adds(arch):
-    found = count(on_meta(arch=arch), 1, 3, 224, 224)['Global'] / 1e9
-    assert found == pytest.approx(MULTIPLY_ADDS[arch], rel=0.03)
+    total = count(on_meta(arch=arch), 1, 3, 224, 224)['Global'] / 1e9
+    assert total == pytest.approx(MULTIPLY_ADDS[arch], rel=0.03)
 
 
 def stage_costs(arch, height, width):
@@ -83,9 +83,9 @@ def test_light_costs_as_much_per_pixel_at_any_size(height, width):
 @pytest.mark.parametrize('arch', sorted(Container.arch_settings))
 def test_every_row_runs_at_any_size_and_trains(arch):
     """At the widths of 8 channels per head, as 32 would take long."""
-    given = Container.arch_settings[arch]
-    tiny = dict(given, embed_dims=(16, 32, 80, 128), depths=(1, 1, 2, 1))
-    model = Container(tiny, table_size=64)
+    settings = Container.arch_settings[arch]
+    tiny = dict(settings, embed_dims=(16, 32, 80, 128), depths=(1, 1, 2, 1))
+    model = Container(tiny)
     with torch.no_grad():
         for m in model.eval()(torch.randn(1, 3, 33, 47)):
             assert m.isfinite().all()
@@ -124,34 +124,28 @@ def test_aggregation_can_be_changed():
     )
 
 
-def test_tables_belong_to_a_size():
-    model = Container(
-        dict(TINY['Container']['arch'], aggregation=dict(static='mlp')),
-        table_size=(65, 96),
-    )
+def test_tables_belong_to_images_of_224_pixels():
+    model = build_tiny('Container', aggregation=dict(static='mlp'))
     sizes = [stage[0].aggregation.static.size for stage in model.stages]
-    assert sizes == [(17, 24), (9, 12), (5, 6), (3, 3)]
+    assert sizes == [(56, 56), (28, 28), (14, 14), (7, 7)]
 
 
 @pytest.mark.parametrize('kind', KINDS)
-@pytest.mark.parametrize('pixels', [1, 48])
-def test_evaluation_without_gradients_changes_nothing(
-    monkeypatch, kind, pixels
-):
-    """In slices, in place and with folded norms, against plain norms."""
-    model = build_tiny(kind).double()
+def test_inference_on_a_cpu_changes_nothing(kind):
+    """Sliced, and with folded norms, against layers one after the other."""
+    model = build_tiny(kind)
     for _ in range(2):
-        model.train()(torch.randn(4, 3, 64, 64, dtype=torch.double))
+        model.train()(torch.randn(4, 3, 64, 64))
     model.eval()
-    x = torch.randn(3, 3, 64, 96, dtype=torch.double)
-    with monkeypatch.context() as patch:
-        patch.setattr(folding, 'affine_of', lambda norm: None)
-        expected = model(x)
-    monkeypatch.setattr(container, 'SLICE', pixels)
-    for grad in (True, False):
-        with torch.set_grad_enabled(grad):
-            for a, b in zip(model(x), expected):
-                torch.testing.assert_close(a, b)
+    x = torch.randn(3, 3, 64, 96)
+    expected = model(x)
+    with torch.no_grad():
+        fast = model(x)
+        with reference():
+            plain = model(x)
+    for a, b, c in zip(fast, plain, expected):
+        torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-4)
+        torch.testing.assert_close(b, c, rtol=1e-4, atol=1e-4)
 
 
 @pytest.mark.parametrize('kind', KINDS)
@@ -170,11 +164,31 @@ def test_other_norms(kind):
 def test_drop_path_grows_linearly():
     model = build_tiny('Container', drop_path_rate=0.5)
     blocks = [block for stage in model.stages for block in stage]
-    rates = [getattr(b.drop_path, 'drop_prob', 0.0) for b in blocks]
+    rates = [b.drop_path.drop_prob for b in blocks]
     assert rates == pytest.approx([0, 0.1, 0.2, 0.3, 0.4, 0.5])
     cut = build_tiny('Container', drop_path_rate=0.5, out_indices=(0, 1))
     assert cut.stages[1][1].drop_path.drop_prob == pytest.approx(0.2)
-    assert all(b.feed.drop_path is b.drop_path for b in blocks)
+
+
+def test_each_branch_is_dropped_by_itself():
+    """Per image: of the aggregation's, the MLP's, both or neither."""
+    block = build_tiny('Container', drop_path_rate=0.5).stages[3][1].double()
+    block.train()
+    for norm in (block.aggregation.norm, block.feed.norm):
+        norm.eval()
+    x = torch.randn(1, 32, 3, 3, dtype=torch.double)
+    x = x.to(memory_format=torch.channels_last)
+    first = block.position_encoding(x)
+    outcomes = []
+    for a in (0, 2):
+        middle = first + a * block.aggregation(first)
+        outcomes += [middle + b * block.feed(middle) for b in (0, 2)]
+    torch.manual_seed(0)
+    kinds = [
+        [torch.allclose(out, outcome[0]) for outcome in outcomes].index(True)
+        for out in block(x.expand(64, -1, -1, -1))
+    ]
+    assert min(map(kinds.count, range(4))) > 4
 
 
 def test_starts_as_released():
@@ -225,19 +239,19 @@ def test_layers_for_decay():
     'options, message',
     [
         (dict(arch='heavy'), "arch must be one of.*got 'heavy'"),
-        (dict(arch=dict(embed_dims=(8,))), 'four positive numbers in each'),
+        (dict(arch=dict(embed_dims=(8,))), 'four values \\(one per stage'),
         (
             dict(arch=dict(TINY['Container']['arch'], depths=(1, 1, 1, 0))),
-            'four positive numbers in each',
+            'depths must be positive',
         ),
         (
             dict(arch=dict(TINY['Container']['arch'], heads=3)),
-            "with 'aggregation'",
+            "'aggregation'",
         ),
         (dict(aggregation=dict(size=(1, 1))), 'aggregation may hold'),
         (dict(aggregation=dict(num_heads=3)), 'num_heads must divide the 32'),
         (dict(aggregation=dict(dynamic='none', static='none')), 'needs a dyn'),
-        (dict(norm_cfg=dict(type='LN')), 'norm of maps'),
+        (dict(norm_cfg=dict(type='LN')), 'norm of feature maps'),
     ],
 )
 def test_bad_arguments(options, message):
@@ -257,19 +271,36 @@ def test_pam_is_deit_with_tables():
     assert sizes[0] - sizes[1] == 12 * (197 * 197 + 1)
 
 
+SMALL_PAM = dict(
+    arch=dict(
+        embed_dims=32, num_layers=2, num_heads=4, feedforward_channels=64
+    ),
+    img_size=32, patch_size=8, out_type='featmap', drop_path_rate=0.1,
+)  # fmt: skip
+
+
+@pytest.mark.parametrize('grad', [False, True])
+def test_pam_calls_every_layer(grad):
+    pam = MODELS.build(dict(SMALL_PAM, type='PAMVisionTransformer'))
+    pam.eval()
+    silent = set()
+    for key, module in pam.layers.named_modules():
+        if key and not isinstance(module, nn.ParameterList):
+            silent.add(key)
+            module.register_forward_hook(
+                lambda *args, key=key: silent.discard(key)
+            )
+    with torch.set_grad_enabled(grad):
+        pam(torch.randn(2, 3, 32, 32))
+    assert not silent
+
+
 def test_pam_without_tables_is_deit():
     """alpha = 1, beta = 0."""
-    small = dict(
-        arch=dict(
-            embed_dims=32, num_layers=2, num_heads=4,
-            feedforward_channels=64,
-        ),
-        img_size=32, patch_size=8, out_type='featmap', drop_path_rate=0.1,
-    )  # fmt: skip
-    plain = MODELS.build(dict(small, type='mmpretrain.VisionTransformer'))
+    plain = MODELS.build(dict(SMALL_PAM, type='mmpretrain.VisionTransformer'))
     pam = MODELS.build(
         dict(
-            small,
+            SMALL_PAM,
             type='PAMVisionTransformer',
             aggregation=dict(mixing='scalars'),
         )

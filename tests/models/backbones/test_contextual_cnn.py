@@ -1,17 +1,22 @@
 """What Contextual CNN has beyond the contract of all backbones."""
 
-import re
+import copy
+import pickle
 
+import numpy as np
 import pytest
 import torch
+from mmengine.config import Config
+from mmengine.utils import apply_to
 from torch import nn
+from torch.nn.parallel import scatter_gather
 
 from mmctx import get_backbone, get_model
 from mmctx.models.backbones import ContextualConvNeXt, ContextualResNet
 from mmctx.models.backbones.contextual_cnn import ScoredMaps
 from mmctx.models.layers import ContextualConv2d
-from tests.backbones import build_tiny
-from tests.scripts import load_script
+from tests.helpers.backbones import TINY, build_tiny
+from tests.helpers.scripts import load_script
 
 get_flops = load_script('tools/analysis_tools/get_flops.py')
 
@@ -130,19 +135,17 @@ def image(*shape):
 def test_class_scores_beside_the_maps(kind):
     model = classifier(kind).eval()
     maps = model(image(3, 3, 64, 64))
-    assert isinstance(maps, ScoredMaps) and len(maps) == 4
+    assert isinstance(maps, ScoredMaps) and len(maps.maps) == 4
     assert [s.shape for s in maps.class_scores] == [(3, 12)] * 4
     first, *masks = maps.considered
     assert first is None
     assert [m.sum(1).tolist() for m in masks] == [[6] * 3, [4] * 3, [2] * 3]
     nested = all((b <= a).all() for a, b in zip(masks, masks[1:]))
-    if kind.endswith('reduce'):
-        assert maps.selection == 'reduce' and nested
-        ranked = maps.class_scores[1].masked_fill(~masks[0], -torch.inf)
-    else:
-        assert maps.selection == 'rerank'
-        ranked = maps.class_scores[1]
-    expected = ranked.topk(4).indices.sort(1).values
+    for scores, mask in zip(maps.class_scores[1:], masks):
+        reduced = kind.endswith('reduce')
+        assert torch.equal(scores.isfinite(), mask | (not reduced))
+    assert nested or not kind.endswith('reduce')
+    expected = maps.class_scores[1].topk(4).indices.sort(1).values
     assert torch.equal(masks[1].nonzero()[:, 1].view(3, 4), expected)
 
 
@@ -157,7 +160,7 @@ def test_scores_follow_the_order_of_the_classes(kind):
         embedding = model.contextualizing.embedding
         embedding.copy_(embedding[order].clone())
     after = model(x)
-    for a, b in zip(after, before):
+    for a, b in zip(after.maps, before.maps):
         torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-4)
     for a, b in zip(after.class_scores, before.class_scores):
         torch.testing.assert_close(a, b[:, order], rtol=1e-4, atol=1e-4)
@@ -172,7 +175,7 @@ def test_the_likely_classes_shape_the_maps(kind):
     with torch.no_grad():
         model.contextualizing.embedding.normal_(std=2)
     first = model.contextual_stages[0]
-    for i, (a, b) in enumerate(zip(model(x), before)):
+    for i, (a, b) in enumerate(zip(model(x).maps, before.maps)):
         assert torch.allclose(a, b) == (i < first)
 
 
@@ -180,8 +183,10 @@ def test_the_likely_classes_shape_the_maps(kind):
 def test_everything_learns_in_a_classifier(kind):
     model = classifier(kind).train()
     maps = model(image(4, 3, 64, 64))
-    sum((s * torch.linspace(-1, 1, 12)).sum()
-        for s in maps.class_scores).backward()  # fmt: skip
+    weights = torch.linspace(-1, 1, 12).expand(4, -1)
+    sum(
+        (s * weights)[s.isfinite()].sum() for s in maps.class_scores
+    ).backward()
     for key, parameter in model.named_parameters():
         assert parameter.grad is not None and parameter.grad.any(), key
 
@@ -261,9 +266,9 @@ def test_padding(kind):
 def test_wrong_valid_sizes():
     model = build_tiny('ContextualResNet')
     x = image(2, 3, 32, 32)
-    for given in (torch.ones(2, 2), torch.ones(2).long()):
+    for sizes in (torch.ones(2, 2), torch.ones(2).long()):
         with pytest.raises(ValueError, match=r'integers of shape \(2, 2\)'):
-            model(x, valid_sizes=given)
+            model(x, valid_sizes=sizes)
 
 
 def test_a_contextual_first_stage_sees_all_classes():
@@ -279,6 +284,7 @@ def test_a_contextual_first_stage_sees_all_classes():
 
 
 def test_drop_without_context():
+    """``drop_without_ctx`` of the released code."""
     options = dict(drop_path_rate=0.5, contextual_every=2)
     for chosen in (False, True):
         model = build_tiny(
@@ -287,7 +293,7 @@ def test_drop_without_context():
         for stage in model.stages:
             for block in stage:
                 contextual = isinstance(block.conv, ContextualConv2d)
-                dropped = not isinstance(block.drop_path, nn.Identity)
+                dropped = block.drop_path.drop_prob > 0
                 first = block is model.stages[0][0]
                 assert dropped == (not first and not (chosen and contextual))
 
@@ -373,11 +379,59 @@ def test_wrong_arch():
         ContextualConvNeXt(norm_cfg=dict(type='BN'))
 
 
-def test_batch_of_one_in_training():
-    """Batch norms over one vector per image say why not, in a sentence."""
-    model = build_tiny('ContextualResNet').train()
-    with pytest.raises(ValueError) as caught:
-        model(image(1, 3, 64, 64))
-    assert re.search('two or more images.*norm_eval=True', str(caught.value))
-    build_tiny('ContextualResNet', norm_eval=True).train()(image(1, 3, 64, 64))
-    build_tiny('ContextualConvNeXt').train()(image(1, 3, 32, 32))
+CARRIERS = {
+    'pickle': lambda out: pickle.loads(pickle.dumps(out)),
+    'copy': copy.copy,
+    'deepcopy': copy.deepcopy,
+    'apply_to': lambda out: apply_to(
+        out, lambda x: isinstance(x, torch.Tensor), lambda x: x.cpu()
+    ),
+    'FeatureExtractor': lambda out: type(out)([x[1] for x in out]),
+    'DataParallel': lambda out: gather_on_cpu([out, out]),
+}
+
+
+def gather_on_cpu(outputs):
+    """DataParallel's, but for the one operator that needs GPUs."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(
+            scatter_gather.Gather, 'apply', lambda _, dim, *x: torch.cat(x)
+        )
+        return scatter_gather.gather(outputs, 'cpu')
+
+
+@pytest.mark.parametrize('carrier', CARRIERS)
+@pytest.mark.parametrize('kind', ['ContextualConvNeXt', KINDS[2]])
+def test_whatever_rebuilds_the_maps_keeps_the_scores(kind, carrier):
+    with torch.no_grad():
+        maps = classifier(kind).eval()(image(2, 3, 64, 64))
+    carried = CARRIERS[carrier](maps)
+    assert type(carried) is ScoredMaps
+    part = {
+        'FeatureExtractor': lambda x: x[1],
+        'DataParallel': lambda x: torch.cat((x, x)),
+    }.get(carrier, lambda x: x)
+    for name in ('maps', 'class_scores', 'considered'):
+        pairs = list(zip(getattr(carried, name), getattr(maps, name)))
+        assert len(pairs) == 4
+        for a, b in pairs:
+            assert a is b is None or torch.equal(a, part(b)), name
+
+
+def test_feature_extractor_of_mmpretrain():
+    """Of a classifier from the zoo, built tiny."""
+    from mmpretrain import FeatureExtractor
+
+    tiny = {k: v for k, v in TINY[KINDS[0]].items() if k != 'num_classes'}
+    model = get_model('ctx_convnext_tiny', num_classes=12, **tiny).eval()
+    model._config = Config(
+        dict(test_dataloader=dict(dataset=dict(pipeline=[
+            dict(type='LoadImageFromFile'),
+            dict(type='ResizeEdge', scale=64),
+            dict(type='CenterCrop', crop_size=64),
+            dict(type='PackInputs'),
+        ])))
+    )  # fmt: skip
+    extract = FeatureExtractor(model, pretrained=False)
+    (features,) = extract(np.zeros((80, 90, 3), np.uint8), stage='backbone')
+    assert [tuple(m.shape) for m in features.class_scores] == [(12,)] * 4

@@ -11,9 +11,9 @@ from mmctx import get_backbone, get_model
 from mmctx.checkpoints import convert_state_dict, load_backbone
 from mmctx.models.layers import PatchwiseTransformerEncoder
 from mmctx.zoo import get_spec
-from tests.backbones import TINY, build_tiny
-from tests.parity import Fixture
-from tests.scripts import load_script
+from tests.helpers.backbones import TINY, build_tiny
+from tests.helpers.parity import Fixture
+from tests.helpers.scripts import load_script
 
 get_flops = load_script('tools/analysis_tools/get_flops.py')
 
@@ -165,7 +165,7 @@ def patch_sizes(model):
 
 
 @pytest.mark.parametrize(
-    'given, sizes, last',
+    'arrangement, sizes, last',
     [
         ((7, 14), [[7, 14], [7, 14]], [[7, 7], [7, 7]]),
         ((7, 7), [[7, 7], [7, 7]], [[7, 7], [7, 7]]),
@@ -174,10 +174,10 @@ def patch_sizes(model):
         (((3,), [5, 9]), [[3], [5, 9]], [[3], [5, 7]]),
     ],
 )
-def test_patch_arrangements(given, sizes, last):
+def test_patch_arrangements(arrangement, sizes, last):
     """Table 9."""
     with torch.device('meta'):
-        model = get_backbone('contnet_m', patch_sizes=given)
+        model = get_backbone('contnet_m', patch_sizes=arrangement)
     assert patch_sizes(model) == [sizes] * 3 + [last]
 
 
@@ -280,8 +280,14 @@ ARCH = TINY['ConTNet']['arch']
         (dict(arch='l'), "arch must be one of.*got 'l'"),
         (dict(arch=dict(depths=(1, 1, 1, 1))), 'or a dict with'),
         (dict(arch=dict(ARCH, width=3)), 'or a dict with'),
-        (dict(arch=dict(ARCH, depths=(1, 1, 1))), 'four numbers in each of'),
-        (dict(arch=dict(ARCH, drop_rates=(0.1,))), 'four numbers in each of'),
+        (
+            dict(arch=dict(ARCH, depths=(1, 1, 1))),
+            'four values .one per stage. in',
+        ),
+        (
+            dict(arch=dict(ARCH, drop_rates=(0.1,))),
+            'four values .one per stage. in',
+        ),
         (dict(arch=dict(ARCH, depths=(0, 1, 1, 1))), 'depths must be positiv'),
         (dict(patch_sizes=7), 'patch_sizes must hold.*got 7'),
         (dict(patch_sizes=()), r'patch_sizes must hold.*got \(\)'),

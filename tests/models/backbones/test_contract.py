@@ -13,7 +13,7 @@ import torch
 from torch import nn
 
 from mmctx.models import backbones
-from tests.backbones import (
+from tests.helpers.backbones import (
     TINY,
     WITHOUT_BATCH_NORM,
     build_tiny,
@@ -41,6 +41,7 @@ WITH_INDUCTOR = {
     'ConTNet': dict(out_indices=(0,)),
     'ContextualConvNeXt': {},
     'ContextualResNet': {},
+    'SixthNet': {},
 }
 
 #: Two heights and one width. ConTNet's hold several whole windows: single ones
@@ -63,7 +64,8 @@ def loss_of(maps):
 
 
 def test_every_exported_backbone_is_covered(name):
-    assert {class_of(key) for key in TINY} == set(backbones.__all__)
+    covered = {class_of(key) for key in TINY}
+    assert covered == {*backbones.__all__, 'SixthNet'}
 
 
 @pytest.mark.parametrize(
@@ -91,12 +93,12 @@ def test_detection_size(name):
 
 
 @pytest.mark.parametrize(
-    'given, indices',
+    'out_indices, indices',
     [(0, (0,)), (3, (3,)), (-1, (3,)), ((0, 2), (0, 2)), ([1, -1], (1, 3))],
 )
-def test_out_indices(name, given, indices):
+def test_out_indices(name, out_indices, indices):
     """Maps are those of the full network, and nothing is unused."""
-    model = build_tiny(name, out_indices=given)
+    model = build_tiny(name, out_indices=out_indices)
     full = build_tiny(name)
     missing, unexpected = full.load_state_dict(
         model.state_dict(), strict=False
@@ -122,10 +124,12 @@ def test_out_indices(name, given, indices):
             assert key.startswith(FROZEN_IN_DETECTION), key
 
 
-@pytest.mark.parametrize('given', [4, -5, (), (0, 0), (2, 1), 'all', None])
-def test_wrong_out_indices(name, given):
+@pytest.mark.parametrize(
+    'out_indices', [4, -5, (), (0, 0), (2, 1), 'all', None]
+)
+def test_wrong_out_indices(name, out_indices):
     with pytest.raises(ValueError, match='out_indices must be'):
-        build_tiny(name, out_indices=given)
+        build_tiny(name, out_indices=out_indices)
 
 
 @pytest.mark.parametrize('frozen_stages', [-1, 0, 1, 2, 4])
@@ -153,10 +157,10 @@ def test_frozen_stages(name, frozen_stages):
             assert torch.equal(value, before[key]), key
 
 
-@pytest.mark.parametrize('given', [-2, 5, 'stem'])
-def test_wrong_frozen_stages(name, given):
+@pytest.mark.parametrize('frozen_stages', [-2, 5, 'stem'])
+def test_wrong_frozen_stages(name, frozen_stages):
     with pytest.raises(ValueError, match='frozen_stages must be'):
-        build_tiny(name, frozen_stages=given)
+        build_tiny(name, frozen_stages=frozen_stages)
 
 
 def test_norm_eval(name):
@@ -253,10 +257,10 @@ def test_memory_formats_agree(name):
     with torch.no_grad():
         expected = model(x)
         model = model.to(memory_format=torch.channels_last)
-        found = model(x.to(memory_format=torch.channels_last))
+        outputs = model(x.to(memory_format=torch.channels_last))
         strided = model(image(2, 3, 48, 128)[..., ::2])
         assert len(strided) == 4
-    for a, b in zip(expected, found):
+    for a, b in zip(expected, outputs):
         torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-5)
         # RoIAlign of mmcv takes all memory for such.
         assert a.is_contiguous() and b.is_contiguous()
@@ -367,8 +371,8 @@ def test_onnx_equals_torch(name, tmp_path):
     )
     session = onnxruntime.InferenceSession(str(path))
     x = image(3, 3, 64, 48)
-    found = session.run(None, {session.get_inputs()[0].name: x.numpy()})
-    for a, b in zip(found, model(x)):
+    outputs = session.run(None, {session.get_inputs()[0].name: x.numpy()})
+    for a, b in zip(outputs, model(x)):
         torch.testing.assert_close(
             torch.from_numpy(a), b, rtol=1e-3, atol=1e-5
         )

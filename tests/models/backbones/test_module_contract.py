@@ -20,7 +20,7 @@ from torch.distributed.fsdp import fully_shard
 from torch.nn.utils import parametrize, prune
 
 from mmctx.ops import reference
-from tests.backbones import TINY, build_tiny
+from tests.helpers.backbones import TINY, build_tiny
 from tests.models.backbones.test_contract import image, loss_of
 
 pytestmark = pytest.mark.parametrize('name', sorted(TINY))

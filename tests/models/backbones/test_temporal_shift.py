@@ -4,7 +4,7 @@ from mmengine.registry import MODELS
 
 from mmctx.models.backbones import ContextualResNet
 from mmctx.models.backbones.temporal_shift import shift_frames
-from tests.backbones import TINY, build_tiny
+from tests.helpers.backbones import TINY, build_tiny
 
 
 def shifted(num_segments=4, **options):

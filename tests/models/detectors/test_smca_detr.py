@@ -8,7 +8,7 @@ from mmengine.registry import MODELS, DefaultScope
 from mmengine.structures import InstanceData
 from torch import nn
 
-from tests.backbones import TINY
+from tests.helpers.backbones import TINY
 
 pytest.importorskip('mmdet')
 
@@ -123,8 +123,10 @@ def test_gaussian_is_the_formula():
     height, width, smoothness = 3, 5, 8.0
     centres = torch.rand(2, HEADS, QUERIES, 2, dtype=torch.float64) * 5
     scales = torch.randn(2, HEADS, QUERIES, 2, dtype=torch.float64)
-    given = gaussian_log_prior(centres, scales, (height, width), smoothness)
-    assert given.shape == (2, HEADS, QUERIES, height * width)
+    log_prior = gaussian_log_prior(
+        centres, scales, (height, width), smoothness
+    )
+    assert log_prior.shape == (2, HEADS, QUERIES, height * width)
     expected = torch.empty(2, HEADS, QUERIES, height, width).double()
     for n, m, q, y, x in itertools.product(
         range(2), range(HEADS), range(QUERIES), range(height), range(width)
@@ -135,7 +137,7 @@ def test_gaussian_is_the_formula():
         density = torch.exp(-squares.sum() / smoothness)
         expected[n, m, q, y, x] = torch.log(density)
     torch.testing.assert_close(
-        given, expected.flatten(-2), rtol=1e-12, atol=1e-12
+        log_prior, expected.flatten(-2), rtol=1e-12, atol=1e-12
     )
 
 
@@ -144,15 +146,15 @@ def test_prior_has_offsets_per_head_and_scales_of_one():
     prior = GaussianPrior(C, HEADS, 8.0)
     query, points = torch.randn(2, QUERIES, C), torch.rand(2, QUERIES, 2) * 4
     none = torch.zeros(2, 12, dtype=torch.bool)
-    given = prior(query, points, (3, 4), none)
+    log_prior = prior(query, points, (3, 4), none)
     offsets = prior.offsets(prior.norm(query)).view(2, QUERIES, HEADS, 2)
     for m in range(HEADS):
         centres = points + offsets[:, :, m]
         expected = gaussian_log_prior(
             centres, torch.ones_like(centres), (3, 4), 8.0
         )
-        torch.testing.assert_close(given[:, m], expected)
-    assert not torch.allclose(given[:, 0], given[:, 1])
+        torch.testing.assert_close(log_prior[:, m], expected)
+    assert not torch.allclose(log_prior[:, 0], log_prior[:, 1])
 
 
 def test_coattention_is_softmax_of_logits_and_prior():
@@ -173,8 +175,8 @@ def test_coattention_is_softmax_of_logits_and_prior():
     logits = q @ k.transpose(2, 3) / (C // HEADS) ** 0.5
     out = (logits + log_prior).softmax(-1) @ v
     out = layer.attn.out_proj(out.transpose(1, 2).reshape(2, QUERIES, C))
-    given = layer(query, key, key, query_pos, key_pos, log_prior)
-    torch.testing.assert_close(given, query + out)
+    output = layer(query, key, key, query_pos, key_pos, log_prior)
+    torch.testing.assert_close(output, query + out)
 
 
 def test_padding_is_never_attended():
@@ -184,12 +186,12 @@ def test_padding_is_never_attended():
     expected = decode(model, memory, images)['hidden_states']
     memory[1, :, 2:] = 1e3
     memory[1, :, :, 3:] = -1e3
-    given = decode(model, memory, images)['hidden_states']
-    assert torch.equal(given, expected)
+    hidden = decode(model, memory, images)['hidden_states']
+    assert torch.equal(hidden, expected)
     memory[1, :, 1, 2] += 1  # the last cell of the image
-    given = decode(model, memory, images)['hidden_states']
-    assert torch.equal(given[:, 0], expected[:, 0])
-    assert not torch.allclose(given[:, 1], expected[:, 1])
+    hidden = decode(model, memory, images)['hidden_states']
+    assert torch.equal(hidden[:, 0], expected[:, 0])
+    assert not torch.allclose(hidden[:, 1], expected[:, 1])
 
 
 def test_an_image_decodes_alike_alone_and_padded():
@@ -277,8 +279,8 @@ def test_points_come_from_the_first_layer_and_move_the_prior(monkeypatch):
     assert len(seen) == LAYERS
     # Width and height of the images, in cells of 32 pixels.
     cells = torch.tensor([[[4.0, 3.0]], [[2.5, 1.5]]])
-    for given in seen:
-        torch.testing.assert_close(given, points * cells)
+    for centres in seen:
+        torch.testing.assert_close(centres, points * cells)
 
 
 @pytest.mark.parametrize(
@@ -290,12 +292,12 @@ def test_predicts_at_any_size(sizes):
     with torch.no_grad():
         results = model.predict(images, targets)
     for (height, width), result in zip(sizes, results):
-        found = result.pred_instances
-        assert len(found) == 4
-        assert torch.isfinite(found.scores).all()
-        assert (found.bboxes >= 0).all()
-        assert (found.bboxes[:, 0::2] <= width).all()
-        assert (found.bboxes[:, 1::2] <= height).all()
+        instances = result.pred_instances
+        assert len(instances) == 4
+        assert torch.isfinite(instances.scores).all()
+        assert (instances.bboxes >= 0).all()
+        assert (instances.bboxes[:, 0::2] <= width).all()
+        assert (instances.bboxes[:, 1::2] <= height).all()
 
 
 def test_mixed_precision():

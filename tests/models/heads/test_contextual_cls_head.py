@@ -5,7 +5,7 @@ from mmpretrain.structures import DataSample
 
 from mmctx import get_model
 from mmctx.models.losses import ProgressiveLoss
-from tests.backbones import TINY
+from tests.helpers.backbones import TINY
 
 TINY_RESNET = dict(TINY['ContextualResNet'])
 TINY_RESNET.pop('num_classes')
@@ -19,11 +19,11 @@ def make_model(**options):
 
 
 def samples(scores=None):
-    found = [DataSample().set_gt_label(i) for i in range(4)]
+    labelled = [DataSample().set_gt_label(i) for i in range(4)]
     if scores is not None:
-        for sample, score in zip(found, scores):
+        for sample, score in zip(labelled, scores):
             sample.set_gt_score(score)
-    return found
+    return labelled
 
 
 @pytest.mark.parametrize('selection', ['rerank', 'reduce'])
@@ -38,9 +38,7 @@ def test_losses_of_all_stages(selection, mixed):
     assert list(losses) == [f'stage{i}_loss' for i in (1, 2, 3, 4)]
     total, _ = model.parse_losses(losses)
     maps = model.backbone(x)
-    expected = ProgressiveLoss()(
-        maps.class_scores, target, maps.considered, selection
-    )
+    expected = ProgressiveLoss()(maps.class_scores, target, maps.considered)
     torch.testing.assert_close(total, expected)
     total.backward()
     assert all(p.grad is not None for p in model.parameters())
@@ -52,8 +50,10 @@ def test_predictions():
     considered = model.backbone(x).considered[-1]
     logits = model(x)
     assert torch.equal(logits.isfinite(), considered)
-    found = model(x, samples(), mode='predict')
-    assert [s.pred_label.item() for s in found] == logits.argmax(1).tolist()
+    predictions = model(x, samples(), mode='predict')
+    assert [s.pred_label.item() for s in predictions] == logits.argmax(
+        1
+    ).tolist()
     released = make_model().eval()
     assert released(x).isfinite().all()
 

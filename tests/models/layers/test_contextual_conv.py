@@ -11,7 +11,7 @@ from torch import nn
 from torchvision.ops import deform_conv2d
 
 from mmctx.models.layers import ContextualConv2d
-from mmctx.models.layers.norms import apply_norm, build_norm
+from mmctx.models.layers.norms import apply_vector_norm, build_norm
 from mmctx.models.layers.pooling import (
     global_mean,
     halved,
@@ -40,7 +40,7 @@ switches = pytest.mark.parametrize(
 
 def make_conv(geometry, context_channels=4, norm_cfg=None, **options):
     """With predictors that predict something, unlike at the start."""
-    channels, out_channels, kernel, more = GEOMETRIES[geometry]
+    channels, out_channels, kernel, kwargs = GEOMETRIES[geometry]
     torch.manual_seed(0)
     conv = ContextualConv2d(
         channels,
@@ -48,7 +48,7 @@ def make_conv(geometry, context_channels=4, norm_cfg=None, **options):
         kernel,
         context_channels=context_channels,
         norm_cfg=norm_cfg,
-        **more,
+        **kwargs,
         **options,
     )
     for parameter in conv.parameters():
@@ -73,7 +73,7 @@ def one_by_one(conv, x, context):
         if conv.weight_predictor is not None:
             p = conv.weight_predictor
             mean = torch.cat((context[i], x[i].mean((1, 2))))[None]
-            delta = p.fc2(F.relu(apply_norm(p.norm, p.fc1(mean))))
+            delta = p.fc2(F.relu(apply_vector_norm(p.norm, p.fc1(mean))))
             weight = weight + delta.view(-1, *weight.shape[1:])
         if conv.sampling_predictor is None:
             out = F.conv2d(
@@ -88,7 +88,7 @@ def one_by_one(conv, x, context):
         else:
             p = conv.sampling_predictor
             joined = torch.cat((spread, x), dim=1)[i : i + 1]
-            raw = p.predict(F.relu(apply_norm(p.norm, p.reduce(joined))))
+            raw = p.predict(F.relu(p.norm(p.reduce(joined))))
             mask = raw[:, 2 * taps :].sigmoid()
             out = deform_conv2d(
                 image,
@@ -120,19 +120,19 @@ def test_equals_each_image_alone(geometry, switch):
         ).sum().backward()
         grads = [p.grad.clone() for p in conv.parameters()]
         results.append([out, *(t.grad for t in inputs), *grads])
-    for found, expected in zip(*results):
-        torch.testing.assert_close(found, expected, rtol=1e-8, atol=1e-9)
+    for result, expected in zip(*results):
+        torch.testing.assert_close(result, expected, rtol=1e-8, atol=1e-9)
 
 
 @geometries
 @switches
 def test_starts_as_a_share_of_the_ordinary_convolution(geometry, switch):
-    channels, out_channels, kernel, more = GEOMETRIES[geometry]
+    channels, out_channels, kernel, kwargs = GEOMETRIES[geometry]
     conv = ContextualConv2d(
-        channels, out_channels, kernel, context_channels=4, **more, **switch
+        channels, out_channels, kernel, context_channels=4, **kwargs, **switch
     )
-    conv.eval()
-    x, context = make_input(geometry)
+    conv.eval().double()
+    x, context = (t.double() for t in make_input(geometry))
     masked = switch['sampling_offsets'] and switch['mask']
     weight = conv.weight * (0.5 if masked else 1)
     expected = F.conv2d(
@@ -167,7 +167,8 @@ def test_shapes_of_the_predictors(geometry):
 def test_context_as_an_extra_input(geometry):
     """Spread, joined to the features, and read by 1 x 1 kernels."""
     conv = make_conv(geometry, weight_offsets=False, sampling_offsets=False)
-    x, context = make_input(geometry)
+    conv.double()
+    x, context = (t.double() for t in make_input(geometry))
     out = conv(x, context)
     plain = nn.Conv2d.forward(conv, x)
     spread = context[..., None, None].expand(-1, -1, *out.shape[2:])
@@ -182,8 +183,8 @@ def test_without_context_and_in_any_memory_format(geometry, switch):
     x, _ = make_input(geometry)
     expected = conv(x)
     last = copy.deepcopy(conv).to(memory_format=torch.channels_last)
-    found = last(x.to(memory_format=torch.channels_last))
-    torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-5)
+    result = last(x.to(memory_format=torch.channels_last))
+    torch.testing.assert_close(result, expected, rtol=1e-4, atol=1e-5)
     strided = torch.randn(3, x.shape[1], 9, 24)[..., ::2]
     torch.testing.assert_close(
         conv(strided), conv(strided.contiguous()), rtol=1e-4, atol=1e-5
@@ -201,20 +202,20 @@ def test_an_image_does_not_depend_on_the_others(geometry):
 
 
 def test_padding_can_be_left_out_of_the_mean():
-    conv = make_conv('dense', sampling_offsets=False)
-    x, context = make_input('dense')
+    conv = make_conv('dense', sampling_offsets=False).double()
+    x, context = (t.double() for t in make_input('dense'))
     valid = torch.tensor([[9, 12], [4, 12], [7, 5]])
     for i, (h, w) in enumerate(valid.tolist()):
-        found = conv.weight_predictor(x, context, valid)[i]
+        result = conv.weight_predictor(x, context, valid)[i]
         alone = conv.weight_predictor(
             x[i : i + 1, :, :h, :w], context[i : i + 1]
         )
-        torch.testing.assert_close(found, alone[0])
+        torch.testing.assert_close(result, alone[0])
     assert not torch.allclose(conv(x, context, valid), conv(x, context))
 
 
 def test_global_mean_and_sizes():
-    x = torch.randn(2, 3, 8, 10)
+    x = torch.randn(2, 3, 8, 10).double()
     torch.testing.assert_close(global_mean(x), x.mean((2, 3)))
     x[0, :, 5:] = 0
     x[0, :, :, 7:] = 0
@@ -235,12 +236,10 @@ def test_norms_of_vectors(type_):
     cfg = dict(type=type_, **(dict(num_groups=2) if type_ == 'GN' else {}))
     norm = build_norm(cfg, 6).train()
     x = torch.randn(5, 6)
-    found = apply_norm(norm, x)
-    torch.testing.assert_close(
-        found, apply_norm(norm, x[..., None, None]).flatten(1)
-    )
+    normed = apply_vector_norm(norm, x)
+    torch.testing.assert_close(normed, norm(x[..., None, None]).flatten(1))
     if type_ == 'BN':
-        torch.testing.assert_close(found, nn.BatchNorm1d(6)(x))
+        torch.testing.assert_close(normed, nn.BatchNorm1d(6)(x))
 
 
 @pytest.mark.parametrize(
@@ -257,9 +256,9 @@ def test_norms_of_vectors(type_):
     ],
 )
 def test_wrong_arguments(options, message):
-    given = dict(in_channels=8, out_channels=8, kernel_size=3, **{})
+    defaults = dict(in_channels=8, out_channels=8, kernel_size=3, **{})
     with pytest.raises(ValueError, match=message):
-        ContextualConv2d(**{**given, **options})
+        ContextualConv2d(**{**defaults, **options})
 
 
 def test_wrong_context():

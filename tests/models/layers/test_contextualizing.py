@@ -22,13 +22,18 @@ def make_layers(temperature='shared', norm_cfg=None, **options):
         CLASSES,
         DIMS,
         heads={0: (8, 4), 1: (12, 6), 3: (12, 6)},
-        contexts={1: 6, 2: 10},
-        temperature=temperature,
+        contexts={0: 4, 1: 6, 2: 10},
         norm_cfg=norm_cfg or dict(type='BN'),
+        class_counts=(9, 7, 5),
+        temperature=temperature,
         **options,
     )
     nn.init.normal_(layers.embedding)
     return layers.eval()
+
+
+def scores_of(layers, stage, x):
+    return layers(stage, x)[0]
 
 
 @pytest.mark.parametrize('temperature', TEMPERATURES)
@@ -39,10 +44,10 @@ def test_start_scale_is_a_factor_of_the_cosines(temperature):
     )
     five.load_state_dict(one.state_dict() | scales_of(five))
     x = torch.randn(3, 8, 5, 6).double()
-    cosines = one.scores(0, x)
+    cosines = scores_of(one, 0, x)
     assert cosines.abs().max() <= 1
     torch.testing.assert_close(
-        five.scores(0, x), 5 * cosines, rtol=1e-6, atol=0
+        scores_of(five, 0, x), 5 * cosines, rtol=1e-6, atol=0
     )
 
 
@@ -61,7 +66,7 @@ def test_scores_are_cosines_over_tau():
         bn.running_mean, bn.running_var, bn.weight, bn.bias, eps=bn.eps,
     )  # fmt: skip
     vector = head.fc2(hidden.relu())
-    scores = layers.scores(0, x)
+    scores = scores_of(layers, 0, x)
     for n in range(3):
         for c in range(CLASSES):
             e = layers.embedding[c]
@@ -70,23 +75,24 @@ def test_scores_are_cosines_over_tau():
 
 
 def test_scores_follow_the_order_of_the_classes():
-    layers = make_layers()
-    x = torch.randn(3, 12, 5, 6)
-    scores = layers.scores(1, x)
-    picked = considered_classes(scores, 7)
-    context = layers.context(2, picked, 3)
+    """In float64: sums over classes round differently in another order."""
+    layers = make_layers().double()
+    x = torch.randn(3, 12, 5, 6).double()
+    scores, considered, context = layers(1, x)
+    assert torch.equal(considered, considered_classes(scores, 7))
     order = torch.randperm(CLASSES)
     with torch.no_grad():
         layers.embedding.copy_(layers.embedding[order].clone())
-    torch.testing.assert_close(layers.scores(1, x), scores[:, order])
-    torch.testing.assert_close(layers.context(2, picked[:, order], 3), context)
+    permuted = layers(1, x)
+    torch.testing.assert_close(permuted[0], scores[:, order])
+    assert torch.equal(permuted[1], considered[:, order])
+    torch.testing.assert_close(permuted[2], context)
 
 
 def test_context_merges_the_most_likely_classes():
     """As the paper writes it: for each image from its own classes."""
-    layers = make_layers()
-    scores = torch.randn(3, CLASSES)
-    context = layers.context(2, considered_classes(scores, 7), 3)
+    layers = make_layers().double()
+    scores, _, context = layers(1, torch.randn(3, 12, 5, 6).double())
     merger = layers.merge['2']
     for n in range(3):
         best = scores[n].sort(descending=True).indices[:7]
@@ -96,26 +102,40 @@ def test_context_merges_the_most_likely_classes():
 
 
 def test_context_of_all_classes():
-    layers = make_layers()
+    """The first stage receives it; nothing scores the stem."""
+    layers = make_layers().double()
+    x = torch.randn(2, 3, 8, 8).double()
+    scores, considered, context = layers(-1, x)
+    assert scores is None and considered is None
     everything = torch.ones(2, CLASSES, dtype=torch.bool)
-    torch.testing.assert_close(
-        layers.context(1, None, 2), layers.context(1, everything, 2)
-    )
+    torch.testing.assert_close(context, layers(-1, x, everything)[2])
+
+
+def test_stages_without_a_head_keep_the_classes():
+    layers = make_layers()
+    considered = torch.rand(2, CLASSES) < 0.5
+    scores, kept, context = layers(2, torch.randn(2, 12, 4, 4), considered)
+    assert scores is None and context is None
+    assert torch.equal(kept, considered)
+
+
+def test_reduced_classes_score_minus_infinity():
+    layers, x = make_layers(), torch.randn(3, 12, 5, 6)
+    considered = considered_classes(torch.randn(3, CLASSES), 9)
+    ranked, _, _ = layers(1, x, considered)
+    layers.selection = 'reduce'
+    scores, kept, _ = layers(1, x, considered)
+    assert torch.equal(scores.isfinite(), considered)
+    assert torch.equal(scores[considered], ranked[considered])
+    assert torch.equal(kept, considered_classes(scores, 7))
+    assert (kept <= considered).all()
 
 
 def test_considered_classes():
     scores = torch.tensor([[0.1, 0.4, 0.3, 0.2], [4.0, 3.0, 2.0, 1.0]])
-    found = considered_classes(scores, 2)
-    assert found.tolist() == [
+    assert considered_classes(scores, 2).tolist() == [
         [False, True, True, False],
         [True, True, False, False],
-    ]
-    among = torch.tensor(
-        [[True, True, False, True], [False, True, True, True]]
-    )
-    assert considered_classes(scores, 2, among).tolist() == [
-        [False, True, False, True],
-        [False, True, True, False],
     ]
 
 
@@ -129,19 +149,36 @@ def test_considered_classes():
     ],
 )
 def test_temperatures(temperature, names):
+    """As the released code's option of the same values."""
     layers = make_layers(temperature)
     state = layers.state_dict()
     assert [k for k in state if k.startswith('log_scale')] == names
     for name in names:
         assert state[name].item() == pytest.approx(math.log(1 / 0.07))
     x = torch.randn(2, 12, 4, 4)
-    first, last = layers.scores(1, x), layers.scores(3, x)
-    torch.testing.assert_close(first, make_layers().scores(1, x))
+    first, last = scores_of(layers, 1, x), scores_of(layers, 3, x)
+    torch.testing.assert_close(first, scores_of(make_layers(), 1, x))
     if temperature in ('stagewise', 'two'):
         with torch.no_grad():
             layers.log_scale[-1].add_(math.log(2))
-        torch.testing.assert_close(layers.scores(1, x), first)
-        torch.testing.assert_close(layers.scores(3, x), 2 * last)
+        torch.testing.assert_close(scores_of(layers, 1, x), first)
+        torch.testing.assert_close(scores_of(layers, 3, x), 2 * last)
+
+
+@pytest.mark.parametrize('temperature', ['shared', 'stagewise'])
+def test_scales_without_dimensions_load(temperature):
+    """As older checkpoints and the release hold them."""
+    layers = make_layers(temperature).double()
+    state = {
+        k: v.squeeze() + 1 if k.startswith('log_scale') else v
+        for k, v in layers.state_dict().items()
+    }
+    expected = (
+        scores_of(layers, 1, x := torch.randn(2, 12, 4, 4).double()) * math.e
+    )
+    layers.load_state_dict(state)
+    torch.testing.assert_close(scores_of(layers, 1, x), expected)
+    assert all(p.dim() for p in layers.parameters())
 
 
 def test_wrong_temperature():
@@ -153,17 +190,17 @@ def test_wrong_temperature():
 def test_scores_in_single_precision(dtype):
     layers = make_layers()
     x = torch.randn(2, 8, 4, 4).to(dtype)
-    expected = layers.scores(0, x.float())
+    expected = scores_of(layers, 0, x.float())
     with torch.autocast('cpu', dtype=dtype):
-        found = layers.scores(0, x)
-    assert found.dtype == torch.float32
-    torch.testing.assert_close(found, expected)
-    assert layers.to(dtype).scores(0, x).dtype == torch.float32
+        result = scores_of(layers, 0, x)
+    assert result.dtype == torch.float32
+    torch.testing.assert_close(result, expected)
+    assert scores_of(layers.to(dtype), 0, x).dtype == torch.float32
 
 
 def test_zero_features_are_no_nan():
     layers = make_layers()
     nn.init.zeros_(layers.classify['0'].fc2.weight)
     nn.init.zeros_(layers.classify['0'].fc2.bias)
-    scores = layers.scores(0, torch.randn(2, 8, 4, 4))
+    scores = scores_of(layers, 0, torch.randn(2, 8, 4, 4))
     assert torch.equal(scores, torch.zeros(2, CLASSES))

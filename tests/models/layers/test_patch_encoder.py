@@ -5,7 +5,12 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from mmctx.models.layers import PatchwiseTransformerEncoder, patch_encoder
+from mmctx.models.layers import (
+    PatchwiseTransformerEncoder,
+    patch_encoder,
+    position_codes,
+)
+from mmctx.ops.windowed import cpu
 
 POSITIONS = patch_encoder.POSITIONS
 #: Whole windows, cut ones below, beside, both; smaller than a window; a row.
@@ -32,7 +37,7 @@ def double(*shape):
 
 def code_of(encoder, y, x):
     """Position code of a token of a window (or of a map)."""
-    if isinstance(encoder.position, patch_encoder.PositionCode1d):
+    if isinstance(encoder.position, position_codes.PositionCode1d):
         return encoder.position.table[y * PATCH + x]
     return torch.cat(
         (encoder.position.rows[0, y, 0], encoder.position.columns[0, 0, x])
@@ -41,7 +46,7 @@ def code_of(encoder, y, x):
 
 def add_codes(encoder, x):
     """To every token of a map (H, W, C)."""
-    if encoder.position is None:
+    if isinstance(encoder.position, nn.Identity):
         return x
     size = x.shape[0] if encoder.codes_whole_map else PATCH
     width = x.shape[1] if encoder.codes_whole_map else PATCH
@@ -140,8 +145,8 @@ def test_against_the_equations(size, position, pre_norm):
     out = encoder(x)
     reference = expected(encoder, x, padding=100.0)
     torch.testing.assert_close(out, reference)
-    found = gradients(out, encoder, x)
-    for a, b in zip(found, gradients(reference, encoder, x)):
+    expected_gradients = gradients(reference, encoder, x)
+    for a, b in zip(gradients(out, encoder, x), expected_gradients):
         torch.testing.assert_close(a, b)
 
 
@@ -178,17 +183,30 @@ def test_plain_zero_padding(position):
 @pytest.mark.parametrize('position', POSITIONS)
 @pytest.mark.parametrize('pre_norm', [False, True])
 @pytest.mark.parametrize('tokens', [1, 40, 1000])
-def test_evaluation_in_slices(monkeypatch, position, pre_norm, tokens):
-    """On a CPU without gradients: same numbers, and the input survives."""
-    monkeypatch.setattr(patch_encoder, 'SLICE', tokens)
-    encoder = build(position, pre_norm=pre_norm).eval()
+def test_evaluation_a_few_windows_at_a_time(
+    monkeypatch, position, pre_norm, tokens
+):
+    """On a CPU without gradients: same values, and the input survives."""
+    monkeypatch.setattr(cpu, 'TOKENS', tokens)
+    encoder = build(position, pre_norm=pre_norm).float().eval()
     for size in ((4, 4), (8, 12), (9, 10)):
-        x = double(3, 6, *size)
+        x = torch.randn(3, 6, *size)
         before = x.clone()
         with torch.no_grad():
-            found = encoder(x)
+            maps = encoder(x)
         assert torch.equal(x, before)
-        torch.testing.assert_close(found, encoder(x))
+        torch.testing.assert_close(maps, encoder(x), rtol=1e-4, atol=1e-5)
+
+
+def test_a_hooked_layer_is_called_for_all_windows():
+    encoder = build().float().eval()
+    shapes = []
+    encoder.mlp.fc1.register_forward_hook(
+        lambda module, inputs, output: shapes.append(tuple(output.shape))
+    )
+    with torch.no_grad():
+        encoder(torch.randn(2, 6, 9, 8))
+    assert shapes == [(2, 4, 4, 4, 10), (2, 2, 1, 4, 10)]
 
 
 def test_tables_of_a_whole_map_are_resized():
@@ -199,9 +217,9 @@ def test_tables_of_a_whole_map_are_resized():
             torch.arange(5.0).view(1, 5, 1, 1).expand(-1, -1, 1, 3)
         )
         code.columns.fill_(2.0)
-    same = code(5, 5)
+    same = code(0 * double(5, 5, 6))
     assert torch.equal(same[:, 1, 0], torch.arange(5.0).double())
-    larger = code(10, 3)
+    larger = code(0 * double(10, 3, 6))
     assert larger.shape == (10, 3, 6)
     assert torch.equal(larger[..., 3:], torch.full_like(larger[..., 3:], 2))
     steps = larger[:, 0, 0].diff()
@@ -230,6 +248,7 @@ def test_dropout_in_training_only():
     for layer in encoder.modules():
         if isinstance(layer, nn.Dropout):
             layer.p = 0.0
+    encoder.attention.attention_drop_rate = 0.0
     torch.testing.assert_close(encoder.train()(x), plain(x))
 
 
@@ -255,9 +274,9 @@ def test_half_precision(position, dtype):
     with torch.autocast('cpu', dtype=dtype):
         rounded = encoder(x)
     assert (rounded - exact).norm() / exact.norm() < 0.03
-    found = encoder.to(dtype)(x.to(dtype))
-    assert found.dtype == dtype
-    assert (found - exact).norm() / exact.norm() < 0.03
+    result = encoder.to(dtype)(x.to(dtype))
+    assert result.dtype == dtype
+    assert (result - exact).norm() / exact.norm() < 0.03
 
 
 @pytest.mark.parametrize(

@@ -21,12 +21,25 @@ def make_scores(seed, images=6):
     return list(3 * torch.randn(shape, generator=generator).double())
 
 
-def make_masks(scores, selection='rerank'):
-    masks = [None]
-    for score, count in zip(scores, COUNTS):
-        among = masks[-1] if selection == 'reduce' else None
-        masks.append(considered_classes(score, count, among))
-    return masks
+def make_masks(scores):
+    counts = zip(scores, COUNTS)
+    return [None, *(considered_classes(s, count) for s, count in counts)]
+
+
+def reduce(scores):
+    """Scores of a network whose dropped classes stay dropped."""
+    reduced, masks = [scores[0]], [None]
+    for score, count in zip(scores[1:], COUNTS):
+        masks.append(considered_classes(reduced[-1], count))
+        reduced.append(score.masked_fill(~masks[-1], -torch.inf))
+    return reduced, masks
+
+
+def scores_and_masks(seed, selection):
+    scores = make_scores(seed)
+    if selection == 'reduce':
+        return reduce(scores)
+    return scores, make_masks(scores)
 
 
 def make_mix(seed, images=6):
@@ -62,10 +75,10 @@ def by_hand(scores, target, masks, smoothing):
             if i > 0:
                 classes = mask[n].nonzero().flatten().tolist()
             log_prob = dict(zip(classes, row[classes].log_softmax(0)))
-            wanted = dict.fromkeys(classes, smoothing / len(classes))
+            smoothed = dict.fromkeys(classes, smoothing / len(classes))
             if i == 0:
                 for c in classes:
-                    wanted[c] += (1 - smoothing) * target[n, c].item()
+                    smoothed[c] += (1 - smoothing) * target[n, c].item()
             else:
                 main, mixed, share = shares[n]
                 out[n] = out[n] or main not in classes
@@ -73,14 +86,14 @@ def by_hand(scores, target, masks, smoothing):
                     continue
                 if mixed not in classes:
                     share = 1.0
-                wanted[main] += (1 - smoothing) * share
+                smoothed[main] += (1 - smoothing) * share
                 if share < 1:
-                    wanted[mixed] += (1 - smoothing) * (1 - share)
-                    share = wanted[main] / (wanted[main] + wanted[mixed])
+                    smoothed[mixed] += (1 - smoothing) * (1 - share)
+                    share = smoothed[main] / (smoothed[main] + smoothed[mixed])
                 else:
                     single += 1
                 shares[n] = main, mixed, share
-            terms.append(-sum(wanted[c] * log_prob[c] for c in classes))
+            terms.append(-sum(smoothed[c] * log_prob[c] for c in classes))
         mean = sum(terms) / len(terms) if terms else torch.tensor(0.0)
         losses.append((1 if i == 3 else 0.15) * (mean.item() + 1e-6))
     return losses, sum(out), single
@@ -93,11 +106,13 @@ def test_mixed_targets_at_any_rank(smoothing, selection):
     criterion = ProgressiveLoss(label_smooth=smoothing)
     left_out = single = 0
     for seed in range(40):
-        scores, target = make_scores(seed), make_mix(seed)
-        masks = make_masks(scores, selection)
+        (scores, masks), target = (
+            scores_and_masks(seed, selection),
+            make_mix(seed),
+        )
         expected, lost, alone = by_hand(scores, target, masks, smoothing)
-        found = criterion.stage_losses(scores, target, masks, selection)
-        assert [v.item() for v in found] == pytest.approx(expected, rel=1e-9)
+        losses = criterion.stage_losses(scores, target, masks)
+        assert [v.item() for v in losses] == pytest.approx(expected, rel=1e-9)
         left_out, single = left_out + lost, single + alone
     assert left_out > 40 and single > 40, 'both rules were needed'
 
@@ -110,10 +125,10 @@ def test_one_label_is_a_mix_with_nothing(smoothing):
         scores = make_scores(seed)
         labels = torch.randint(CLASSES, (6,))
         one_hot = F.one_hot(labels, CLASSES).double()
-        masks = make_masks(scores, 'reduce')
+        reduced, masks = reduce(scores)
         torch.testing.assert_close(
-            criterion(scores, one_hot, masks, 'reduce'),
-            criterion(scores, labels, masks, 'reduce'),
+            criterion(reduced, one_hot, masks),
+            criterion(reduced, labels, masks),
         )
         torch.testing.assert_close(
             criterion(scores, one_hot), criterion(scores, labels)
@@ -131,8 +146,8 @@ def test_labels_when_no_class_is_dropped(smoothing):
     ]
     criterion = ProgressiveLoss(alpha=0.3, label_smooth=smoothing)
     for masks in (None, make_masks(scores)):
-        found = criterion.stage_losses(scores, labels, masks)
-        assert [v.item() for v in found] == pytest.approx(expected)
+        losses = criterion.stage_losses(scores, labels, masks)
+        assert [v.item() for v in losses] == pytest.approx(expected)
         assert criterion(scores, labels, masks).item() == pytest.approx(
             sum(expected)
         )
@@ -140,12 +155,9 @@ def test_labels_when_no_class_is_dropped(smoothing):
 
 def test_labels_among_fewer_and_fewer_classes():
     """Eq. 1: a label that was dropped counts no more."""
-    scores = make_scores(1)
-    masks = make_masks(scores, 'reduce')
+    scores, masks = scores_and_masks(1, 'reduce')
     labels = torch.tensor([2, 4, 6, 8, 10, 1])
-    found = ProgressiveLoss(alpha=1.0).stage_losses(
-        scores, labels, masks, 'reduce'
-    )
+    losses = ProgressiveLoss(alpha=1.0).stage_losses(scores, labels, masks)
     for i, (score, mask) in enumerate(zip(scores, masks)):
         terms = [
             -score[n][mask[n]].log_softmax(0)[mask[n][:y].sum()]
@@ -155,7 +167,7 @@ def test_labels_among_fewer_and_fewer_classes():
             if mask is None or mask[n, y]
         ]
         mean = torch.stack(terms).mean() if terms else torch.tensor(0.0)
-        assert found[i].item() == pytest.approx(mean.item() + 1e-6), i
+        assert losses[i].item() == pytest.approx(mean.item() + 1e-6), i
 
 
 def test_lost_labels_give_no_gradient():
@@ -173,14 +185,20 @@ def test_lost_labels_give_no_gradient():
 @pytest.mark.parametrize('mixed', [False, True])
 def test_gradients(selection, mixed):
     scores = make_scores(3)
-    masks = make_masks(scores, selection)
+    masks = scores_and_masks(3, selection)[1]
     labels = torch.stack([s.argmax() for s in scores[0]])
     target = make_mix(3) if mixed else labels
     criterion = ProgressiveLoss(label_smooth=0.1)
-    assert torch.autograd.gradcheck(
-        lambda *s: criterion(s, target, masks, selection),
-        [s.requires_grad_() for s in scores],
-    )
+
+    def loss(*scores):
+        if selection == 'reduce':
+            scores = [
+                s if m is None else s.masked_fill(~m, -torch.inf)
+                for s, m in zip(scores, masks)
+            ]
+        return criterion(scores, target, masks)
+
+    assert torch.autograd.gradcheck(loss, [s.requires_grad_() for s in scores])
 
 
 @pytest.mark.parametrize('mixed', [False, True])
@@ -192,19 +210,16 @@ def test_reads_no_value_back(mixed):
     if mixed:
         target = torch.empty(6, CLASSES, device='meta')
     masks = [None, mask, mask, mask]
-    for selection in ('rerank', 'reduce'):
-        loss = ProgressiveLoss(label_smooth=0.1)(
-            scores, target, masks, selection
-        )
-        assert loss.shape == ()
+    loss = ProgressiveLoss(label_smooth=0.1)(scores, target, masks)
+    assert loss.shape == ()
 
 
 def test_one_stage():
     """A network without contextual stages has an ordinary classifier."""
     (scores, *_), labels = make_scores(4), torch.arange(6)
-    found = ProgressiveLoss()([scores], labels)
+    loss = ProgressiveLoss()([scores], labels)
     expected = F.cross_entropy(scores, labels).item() + 1e-6
-    assert found.item() == pytest.approx(expected)
+    assert loss.item() == pytest.approx(expected)
 
 
 def test_wrong_arguments():

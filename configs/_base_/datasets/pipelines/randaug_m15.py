@@ -62,6 +62,6 @@ policies = [
         prob=0.5,
         direction='vertical',
     ),
-    # the side in pixels
-    dict(type='Cutout', magnitude_range=(0, 60), prob=0.5),
+    # the side in pixels: the release cuts up to 60 on each side of a point
+    dict(type='Cutout', magnitude_range=(0, 120), prob=0.5),
 ]

@@ -1,1 +1,0 @@
-_base_ = 'mmdet::_base_/models/cascade-rcnn_r50_fpn.py'

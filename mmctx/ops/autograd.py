@@ -1,0 +1,69 @@
+"""Derivatives of any order for operators."""
+
+from collections.abc import Callable, Sequence
+from typing import Any, Optional
+
+import torch
+from torch import Tensor
+
+Gradients = tuple[Optional[Tensor], ...]
+
+
+def register_gradients(
+    operator: torch.library.CustomOpDef,
+    backward: Callable[..., Gradients],
+    reference: Callable[..., Tensor],
+) -> None:
+    """Make a custom operator differentiable.
+
+    ``backward`` computes first derivatives. With ``create_graph=True`` they
+    are those of the reference implementation, which autograd can differentiate
+    again.
+
+    Args:
+        operator (CustomOpDef): Returns one tensor.
+        backward (Callable): Takes which inputs need gradients (a tuple of
+            bool), the gradient of the output, and all inputs of the operator.
+            Returns the gradients of the inputs; trailing ones that are None
+            may be left out.
+        reference (Callable): As ``operator``, made of differentiable
+            operators.
+    """
+
+    def setup_context(ctx, inputs, output):
+        is_tensor = [isinstance(x, Tensor) for x in inputs]
+        ctx.save_for_backward(*(x for x, t in zip(inputs, is_tensor) if t))
+        ctx.others = [None if t else x for x, t in zip(inputs, is_tensor)]
+        ctx.is_tensor = is_tensor
+
+    def formula(ctx, grad):
+        saved = iter(ctx.saved_tensors)
+        inputs = [
+            next(saved) if is_tensor else other
+            for is_tensor, other in zip(ctx.is_tensor, ctx.others)
+        ]
+        needed = tuple(ctx.needs_input_grad)
+        if torch.is_grad_enabled():
+            return _differentiate(reference, inputs, grad, needed)
+        grads = tuple(backward(needed, grad, *inputs))
+        return grads + (None,) * (len(inputs) - len(grads))
+
+    operator.register_autograd(formula, setup_context=setup_context)
+
+
+def _differentiate(
+    function: Callable[..., Tensor],
+    inputs: Sequence[Any],
+    grad: Tensor,
+    needed: Sequence[bool],
+) -> Gradients:
+    """Gradients that can be differentiated themselves."""
+    # Aliases, because one input may have been computed from another.
+    inputs = [x.view_as(x) if n else x for x, n in zip(inputs, needed)]
+    sources = [x for x, n in zip(inputs, needed) if n]
+    grads = iter(
+        torch.autograd.grad(
+            function(*inputs), sources, grad, create_graph=True
+        )
+    )
+    return tuple(next(grads) if n else None for n in needed)
