@@ -69,12 +69,7 @@ class Tokens(NamedTuple):
     def plus(
         self, branch: tuple[Tensor, Tensor], keep: Optional[Tensor] = None
     ) -> 'Tokens':
-        """The residual sum.
-
-        Args:
-            branch (tuple): A feature map and a class token.
-            keep (Tensor, optional): Factors (N, 1, 1, 1) of stochastic depth.
-        """
+        """The residual sum, with factors ``keep`` (N, 1, 1, 1) if given."""
         x, token = branch
         if keep is not None:
             x, token = x * keep, token * keep.squeeze(3)
@@ -265,7 +260,7 @@ class ParallelBlock(nn.Module):
         branches = exchange(tokens, encodings)
         out = []
         for s in self.outputs:
-            keep = self.drop_path(x)
+            keep = self.drop_path(tokens[s].map)
             mixed = tokens.pop(s).plus(branches.pop(s), keep)
             out.extend(self.feed[s](*mixed, self.mlp))
         return tuple(out)
