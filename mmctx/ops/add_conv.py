@@ -10,23 +10,31 @@ from .dispatch import cpu_variant
 __all__ = ['add_conv']
 
 
-def _refuse(x: Tensor, branch: Tensor, conv: nn.Module) -> Optional[str]:
+def _refuse(x, branch, conv, scale=None) -> Optional[str]:
     """Why the output of the layers may not be overwritten."""
+    if scale is not None:
+        return 'the branch has a scale'
+    conv = getattr(conv, 'project_out', conv)
     last = conv[-1] if type(conv) is nn.Sequential and len(conv) else conv
     if type(last) is not nn.Conv2d:
         return 'the output may be that of another layer, too'
     return None
 
 
-def _add_in_place(x: Tensor, branch: Tensor, conv: nn.Module) -> Tensor:
+def _add_in_place(x, branch, conv, scale=None) -> Tensor:
     return conv(branch).add_(x)
 
 
 @cpu_variant(_add_in_place, _refuse)
-def add_conv(x: Tensor, branch: Tensor, conv: nn.Module) -> Tensor:
+def add_conv(
+    x: Tensor,
+    branch: Tensor,
+    conv: nn.Module,
+    scale: Optional[Tensor] = None,
+) -> Tensor:
     r"""Add a convolution to a shortcut.
 
-    .. math:: x + \mathrm{Conv}(b)
+    .. math:: x + s \cdot \mathrm{Conv}(b)
 
     Evaluation in float32 on a CPU adds in the place of the convolution's
     output, which saves a feature map.
@@ -34,10 +42,13 @@ def add_conv(x: Tensor, branch: Tensor, conv: nn.Module) -> Tensor:
     Args:
         x (Tensor): Output of the shortcut, (N, C_out, H', W').
         branch (Tensor): Input b of the convolution, (N, C, H, W).
-        conv (nn.Module): The convolution, or an ``nn.Sequential`` that ends
-            in one.
+        conv (nn.Module): The convolution, or layers that end in one: an
+            ``nn.Sequential``, or a module with a ``project_out``.
+        scale (Tensor, optional): Factor s, broadcast against ``x``: the
+            draws of stochastic depth. Defaults to 1.
 
     Returns:
         Tensor: As ``x``.
     """
-    return x + conv(branch)
+    branch = conv(branch)
+    return x + (branch if scale is None else branch * scale)

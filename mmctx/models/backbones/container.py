@@ -18,8 +18,8 @@ from mmctx.models.backbones.base import (
 )
 from mmctx.models.layers import ContextAggregation, ConvPositionEncoding
 from mmctx.models.layers.mlp import ConvMLP
-from mmctx.models.layers.stochastic_depth import StochasticDepth, add_branch
-from mmctx.ops import add_mlp
+from mmctx.models.layers.stochastic_depth import StochasticDepth
+from mmctx.ops import add_conv, add_mlp
 from mmctx.registry import register
 from mmctx.weights.keys import container as keys
 
@@ -77,7 +77,7 @@ class ContainerBlock(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """(N, C_in, H, W) to (N, C, H', W'), channels last."""
         x = self.position_encoding(self.embedding(x))
-        x = add_branch(x, self.aggregation(x), self.drop_path(x))
+        x = add_conv(x, x, self.aggregation, self.drop_path(x))
         return add_mlp(x, self.feed, scale=self.drop_path(x))
 
 
