@@ -4,7 +4,7 @@ import functools
 
 import pytest
 
-from tests.configs import recipes
+from tests.helpers import recipes
 from tests.helpers.recipes import decays, optimizer_of, rates
 
 load = functools.partial(recipes.load, folder='coat')

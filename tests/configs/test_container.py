@@ -11,7 +11,7 @@ from mmengine.utils.dl_utils.parrots_wrapper import SyncBatchNorm
 from torch import nn
 
 from mmctx.models.layers import ContextAggregation
-from tests.configs import recipes
+from tests.helpers import recipes
 from tests.helpers.recipes import build_on_meta, decays, optimizer_of
 
 LIGHT = 'container-light_8xb128-300e_in1k'

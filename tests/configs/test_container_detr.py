@@ -7,7 +7,7 @@ import torch
 from mmengine.optim import build_optim_wrapper
 from mmengine.registry import MODELS
 
-from tests.configs import recipes
+from tests.helpers import recipes
 
 DETR = 'detr_container-light_8xb2-50e_coco'
 DEFORMABLE = 'deformable-detr-single-scale_container-light_16xb2-50e_coco'

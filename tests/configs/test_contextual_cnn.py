@@ -10,7 +10,7 @@ from torch import nn
 
 from mmctx.models.layers import ContextualConv2d
 from mmctx.models.layers.stochastic_depth import StochasticDepth
-from tests.configs import recipes
+from tests.helpers import recipes
 from tests.helpers.recipes import (
     build_on_meta,
     decays,

@@ -9,7 +9,7 @@ from mmengine.dataset import Compose
 from mmengine.hub import get_config
 from mmengine.registry import DATASETS, MODELS
 
-from tests.configs import recipes
+from tests.helpers import recipes
 from tests.helpers.recipes import build_on_meta, decays, optimizer_of, options
 
 PSPNET = 'pspnet_cont-m_8xb2-adamw-200e_cityscapes-672x672'

@@ -5,7 +5,7 @@ import functools
 import pytest
 from mmengine.registry import TASK_UTILS
 
-from tests.configs import recipes
+from tests.helpers import recipes
 from tests.helpers.recipes import build_on_meta
 
 CASCADES = [

@@ -37,7 +37,7 @@ def test_attention_is_counted():
 
 
 def test_segmentors_are_counted_on_their_window():
-    (path,) = (ROOT / 'configs/contnet').glob('pspnet*.py')
+    (path,) = (ROOT / 'configs/contnet').glob('pspnet_cont*.py')
     assert get_flops.default_size(Config.fromfile(path)) == [672, 672]
 
 

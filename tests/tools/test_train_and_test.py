@@ -119,7 +119,7 @@ def test_test_with_augmentation_writes_metrics(work_dir, shrink, tmp_path):
 
 def test_segmentor_slides_over_images_and_their_mirror_images(tmp_path):
     make_cityscapes(tmp_path / 'data')
-    (config,) = (ROOT / 'configs/contnet').glob('pspnet*.py')
+    (config,) = (ROOT / 'configs/contnet').glob('pspnet_cont*.py')
     options = {
         'model.data_preprocessor.size': '"(64,64)"',
         'model.backbone.arch': 's',

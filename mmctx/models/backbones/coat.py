@@ -183,7 +183,7 @@ class CoaTStage(nn.Module):
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """(N, C_in, H, W) to a feature map and a class token (N, 1, C)."""
         x = self.embedding(x)
-        token = self.cls_token.expand(len(x), -1, -1)
+        token = self.cls_token.expand(x.shape[0], -1, -1)
         for block in self.blocks:
             x, token = self._run(block, x, token, self)
         return x, token
