@@ -1,9 +1,12 @@
 """tools/train.py and tools/test.py read checkpoints as data."""
 
+import io
 import zipfile
+from pathlib import Path
 
 import pytest
 import torch
+from mmengine.logging import HistoryBuffer
 from mmengine.runner import CheckpointLoader
 
 from mmctx.engine import cli
@@ -123,41 +126,61 @@ def test_resumed_training_ends_at_the_same_bits(
     )
 
 
-def test_hostile_files(config, whole_run, tmp_path, capsys):
-    """One line, and nothing is run; all files: tests/weights."""
-    trace = tmp_path / 'executed'
-    files = hostile.files(trace)
-    resumable = torch.load(whole_run / 'iter_3.pth', weights_only=False)
+def damaged(checkpoint):
+    """Checkpoints with a part that only --resume reads, which is no such."""
+    content = torch.load(checkpoint, weights_only=False)
     for change in (
         dict(optimizer='text'),
         dict(meta=[1, 2]),
         dict(param_schedulers=[1, 2, 3]),
         dict(message_hub=dict(log_scalars=3)),
     ):
-        path = tmp_path / 'changed.pth'
-        torch.save({**resumable, **change}, path)
-        files[f'changed-{next(iter(change))}.pth'] = path.read_bytes()
-    names = [
-        'system.zip.pth',
-        'exec.pkl',
-        'claims-strides.zip.pth',
-        'tensor-nan.zip.pth',
-        *(name for name in files if 'changed' in name),
-    ]
-    for name in names:
-        path = tmp_path / name
-        path.write_bytes(files[name])
-        ways = [
-            (test, config, path),
-            (train, config, '--resume', path),
-            (train, config, '--cfg-options', f'load_from={path}'),
-        ]
-        if 'changed' in name:  # what only --resume uses
-            ways = ways[1:2]
-        for tool, *argv in ways:
-            capsys.readouterr()
-            code = run(tool, *argv, '--work-dir', tmp_path / 'work')
-            error = capsys.readouterr().err
-            assert code == 2 and 'error: ' in error, (name, argv)
-            assert 'Traceback' not in error
-            assert not trace.exists(), name
+        file = io.BytesIO()
+        torch.save({**content, **change}, file)
+        yield f'damaged-{next(iter(change))}.pth', file.getvalue()
+
+
+def one_of_each_kind(files):
+    """Hostile files whose name differs in more than the format."""
+    kinds = {name.partition('.')[0]: name for name in files}
+    return {name: files[name] for name in kinds.values()}
+
+
+WAYS = {
+    'test': (test, '{}'),
+    'resume': (train, '--resume', '{}'),
+    'load_from': (train, '--cfg-options', 'load_from={}'),
+}
+
+
+@pytest.mark.parametrize('way', WAYS)
+def test_hostile_files(way, config, whole_run, tmp_path, capsys):
+    """One file of each kind; all formats of them: tests/weights."""
+    if not Path('/proc/self/clear_refs').exists():
+        pytest.skip('the peak of memory is measured on Linux')
+    trace = tmp_path / 'executed'
+    files = one_of_each_kind(hostile.files(trace))
+    assert len(files) >= 60
+    if way == 'resume':
+        files.update(damaged(whole_run / 'iter_3.pth'))
+    methods = dict(HistoryBuffer._statistics_methods)
+    path = tmp_path / 'checkpoint'
+    tool, *argv = WAYS[way]
+    argv = [config, *(arg.format(path) for arg in argv)]
+    argv += ['--work-dir', tmp_path / 'work']
+    path.write_bytes(b'')
+    assert run(tool, *argv) == 2  # a first runner keeps memory
+    for name, content in files.items():
+        path.write_bytes(content)
+        capsys.readouterr()
+        codes = []
+        result = hostile.measure(
+            lambda _, codes=codes: codes.append(run(tool, *argv)), str(path)
+        )
+        error = capsys.readouterr().err
+        assert codes == [2] and 'error: ' in error, (name, result)
+        assert 'Traceback' not in error, name
+        assert not trace.exists(), name
+        assert methods == HistoryBuffer._statistics_methods, name
+        limit = 2 * len(content) + 2**26
+        assert result['memory'] <= limit, (name, result)
