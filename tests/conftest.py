@@ -1,6 +1,7 @@
 """What holds for all tests."""
 
 import os
+import random
 
 import pytest
 
@@ -17,3 +18,14 @@ def nan_in_fresh_memory():
 
     torch.use_deterministic_algorithms(True, warn_only=True)
     torch.utils.deterministic.fill_uninitialized_memory = True
+
+
+@pytest.fixture(autouse=True)
+def seeded():
+    """Every test draws the same numbers, alone or after others."""
+    import numpy as np
+    import torch
+
+    random.seed(0)
+    np.random.seed(0)
+    torch.manual_seed(0)

@@ -210,10 +210,14 @@ def test_offsets_far_outside():
 
 
 @kernels
-def test_nan_offset_spoils_only_what_it_touches():
+@pytest.mark.parametrize('axis', [0, 1])
+@pytest.mark.parametrize('other', [0.25, -9, 9])
+def test_nan_offset_spoils_only_what_it_touches(axis, other):
+    """Also where the other axis is clamped to a border."""
     inputs, geometry = make((2, 2, (2, 2), 3, 3, 1, 1, 1))
     inputs['offset'] = inputs['offset'].clone()
-    inputs['offset'][0, 0, 1, 2] = float('nan')
+    inputs['offset'][0, axis, 1, 2] = float('nan')
+    inputs['offset'][0, 1 - axis, 1, 2] = other
     results = run(inputs, geometry, 'triton')
     spoilt = results['out'].isnan()
     assert spoilt[0, :, 1, 2].all() and spoilt.sum() == 2

@@ -280,8 +280,9 @@ def _keys(
         tap, at < samples, height, width, GEOMETRY, SUM,
     )  # fmt: skip
     outside = (top == height) | (left == width)
-    outside |= (top == -1) & (behind_y == 0)
-    outside |= (left == -1) & (behind_x == 0)
+    # Not where the other weight is NaN, which no zero takes away.
+    outside |= (top == -1) & (behind_y == 0) & (behind_x == behind_x)
+    outside |= (left == -1) & (behind_x == 0) & (behind_y == behind_y)
     row = n * (height + 2) + top + 1
     row = tl.where(outside, samples // pixels // TAPS * (height + 2), row)
     column = tl.where(outside, 0, left + 1)
