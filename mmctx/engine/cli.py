@@ -2,6 +2,7 @@
 
 import argparse
 import difflib
+import gc
 import importlib.util
 import os
 import re
@@ -260,4 +261,12 @@ def run(main: Callable, argv: Optional[Sequence[str]] = None) -> int:
         prog = Path(sys.argv[0]).name
         print(f'{prog}: error: {describe(error)}', file=sys.stderr)
         return 2
+    _leave_process_group()
     return 0
+
+
+def _leave_process_group() -> None:
+    """Stop its threads, which can abort a process that exits before them."""
+    if torch.distributed.is_available() and torch.distributed.is_initialized():
+        gc.collect()  # the model's wrapper holds the group, too
+        torch.distributed.destroy_process_group()

@@ -170,6 +170,29 @@ def test_dist_train_on_two_processes(shrink, tmp_path):
     assert (tmp_path / 'epoch_1.pth').is_file()
 
 
+def test_no_thread_of_a_process_group_outlives_the_run():
+    """One that did could abort the process at exit, after all was done."""
+    script = """
+import os
+import torch.distributed as dist
+from torch import nn
+from mmctx.engine import cli
+
+def main(argv):
+    store = dist.HashStore()
+    dist.init_process_group('gloo', store=store, rank=0, world_size=1)
+    model = nn.parallel.DistributedDataParallel(nn.Linear(1, 1))
+    model.circle = [model]
+    print(len(os.listdir('/proc/self/task')))
+
+cli.run(main)
+print(len(os.listdir('/proc/self/task')))
+"""
+    out = execute(sys.executable, '-c', script, cwd=ROOT)
+    during, after = map(int, out.split()[-2:])
+    assert during > after == 1
+
+
 @pytest.mark.parametrize(
     'script, positional, expected',
     [
