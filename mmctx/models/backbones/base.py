@@ -105,7 +105,8 @@ def complete_patches(
         patches returns ceil(H / stride) x ceil(W / stride) pixels.
     """
     overlap = (patch_size - 1) * dilation + 1 - stride
-    bottom, right = (-side % stride + overlap for side in x.shape[2:])
+    bottom = -x.shape[2] % stride + overlap
+    right = -x.shape[3] % stride + overlap
     return F.pad(x, (0, right, 0, bottom)) if bottom or right else x
 
 
