@@ -162,9 +162,9 @@ class ContextBackbone(BaseModule):
         output_stride (int): Largest stride, 32, 16 or 8, as `DeepLab
             <https://arxiv.org/abs/1706.05587>`_ and timm name it. A stage
             that would exceed it keeps the resolution and its convolutions are
-            dilated, by 2, then 4: parameters stay the same, and so do the
-            feature maps at every second or fourth pixel, but for what global
-            means and attention windows see. Defaults to 32.
+            dilated, by 2, then 4. Parameters stay the same, and so do the
+            feature maps at every second or fourth pixel, except for global
+            means, attention, and samples between pixels. Defaults to 32.
         frozen_stages (int): -1 freezes nothing, 0 the stem, i the stem and
             the first i stages: no gradients, norms in evaluation mode.
             Defaults to -1.

@@ -20,11 +20,9 @@ HEADS = {
 }
 BACKBONES = [
     'CoTNet',
-    'CoaT',
     'CoaT parallel',
     'ConTNet',
     'Container',
-    'ContextualConvNeXt',
     'ContextualResNet',
 ]
 
