@@ -59,6 +59,7 @@ def conv_norm(
     stride: int,
     norm_cfg: dict,
     *tail: nn.Module,
+    dilation: int = 1,
 ) -> ConvNorm:
     """A bias-free "same" convolution, its norm and further layers."""
     conv = nn.Conv2d(
@@ -66,7 +67,8 @@ def conv_norm(
         out_channels,
         kernel_size,
         stride,
-        padding=kernel_size // 2,
+        padding=kernel_size // 2 * dilation,
+        dilation=dilation,
         bias=False,
     )
     return ConvNorm(conv, build_norm_layer(norm_cfg, out_channels)[1], *tail)

@@ -16,17 +16,28 @@ def _module(backend: str):
 
 @torch.library.custom_op('mmctx::local_aggregation', mutates_args=())
 def aggregate(
-    value: Tensor, weight: Tensor, kernel_size: int, backend: str
+    value: Tensor,
+    weight: Tensor,
+    kernel_size: int,
+    dilation: int,
+    backend: str,
 ) -> Tensor:
     """As the public function, by backend 'cpu' or 'triton'."""
-    return _module(backend).forward(value, weight, kernel_size)
+    return _module(backend).forward(value, weight, kernel_size, dilation)
 
 
 @torch.library.custom_op('mmctx::local_aggregation_backward', mutates_args=())
 def _aggregate_backward(
-    grad: Tensor, value: Tensor, weight: Tensor, kernel_size: int, backend: str
+    grad: Tensor,
+    value: Tensor,
+    weight: Tensor,
+    kernel_size: int,
+    dilation: int,
+    backend: str,
 ) -> tuple[Tensor, Tensor]:
-    return _module(backend).backward(grad, value, weight, kernel_size)
+    return _module(backend).backward(
+        grad, value, weight, kernel_size, dilation
+    )
 
 
 def _empty_like(x: Tensor, backend: str) -> Tensor:
@@ -35,12 +46,12 @@ def _empty_like(x: Tensor, backend: str) -> Tensor:
 
 
 @aggregate.register_fake
-def _(value, weight, kernel_size, backend):
+def _(value, weight, kernel_size, dilation, backend):
     return _empty_like(value, backend)
 
 
 @_aggregate_backward.register_fake
-def _(grad, value, weight, kernel_size, backend):
+def _(grad, value, weight, kernel_size, dilation, backend):
     return _empty_like(value, backend), _empty_like(weight, backend)
 
 
@@ -48,8 +59,8 @@ def _gradients(needed, *inputs):
     return _aggregate_backward(*inputs)
 
 
-def _reference(value, weight, kernel_size, backend):
-    return local_aggregation_reference(value, weight, kernel_size)
+def _reference(value, weight, kernel_size, dilation, backend):
+    return local_aggregation_reference(value, weight, kernel_size, dilation)
 
 
 register_gradients(aggregate, _gradients, _reference)
