@@ -12,6 +12,9 @@ from .suggestions import did_you_mean
 
 #: Where MIM and MMEngine look for the configs of a package.
 MIM = Path(__file__).parent / '.mim'
+#: In metafiles, of what was not released: ``mim download`` cannot do without
+#: an entry, finds this file present, and gives the config alone.
+NO_WEIGHTS = '.'
 
 
 @cache
@@ -114,6 +117,10 @@ def register_model_index() -> None:
         ModelHub.register_model_index(
             MIM / 'model-index.yml', config_prefix=MIM
         )
+        for name in _tasks():
+            model = ModelHub._models_dict[name.lower()]
+            if model.weights == NO_WEIGHTS:
+                model.weights = None
 
 
 def register_config_scope() -> None:

@@ -134,12 +134,27 @@ def load_config(path: str, options: Optional[dict] = None) -> Config:
         cfg.merge_from_dict(options or {})
     except Exception as error:
         raise UserError(f'--cfg-options: {describe(error)}') from error
+    _forget_scope(cfg._cfg_dict)
     scope = cfg.get('default_scope') or 'mmengine'
     if importlib.util.find_spec(scope) is None:
         raise UserError(
             f'config {path} is written for {scope!r}, which is not installed'
         )
     return cfg
+
+
+def _forget_scope(cfg: object) -> None:
+    """Build what comes from ``mmctx::...`` in the config's default scope.
+
+    MMEngine takes the name of a package for that of its registries; those of
+    mmctx's classes are the root ones.
+    """
+    if isinstance(cfg, dict):
+        if cfg.get('_scope_') == 'mmctx':
+            cfg.pop('_scope_')
+        cfg = list(cfg.values())
+    for value in cfg if isinstance(cfg, (list, tuple)) else ():
+        _forget_scope(value)
 
 
 def require(cfg: Config, path: str, fields: Sequence[str]) -> None:

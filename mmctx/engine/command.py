@@ -1,8 +1,9 @@
 """The command ``mmctx``: the tools, from anywhere."""
 
-import runpy
 import sys
 from collections.abc import Sequence
+from importlib.util import module_from_spec, spec_from_file_location
+from types import ModuleType
 from typing import Optional
 
 from mmctx.experiments import MIM, list_configs
@@ -81,6 +82,14 @@ def print_environment(argv: Sequence[str]) -> None:
 OWN = {'list': list_names, 'env': print_environment}
 
 
+def _tool(name: str) -> ModuleType:
+    path = MIM / 'tools' / TOOLS[name]
+    spec = spec_from_file_location(path.stem, path)
+    tool = module_from_spec(spec)
+    spec.loader.exec_module(tool)
+    return tool
+
+
 def main(argv: Optional[Sequence[str]] = None) -> int:
     """Run a subcommand and return its exit code."""
     argv = sys.argv[1:] if argv is None else argv
@@ -95,5 +104,4 @@ def main(argv: Optional[Sequence[str]] = None) -> int:
         hint = did_you_mean(name, [*TOOLS, *OWN])
         print(f'mmctx: error: no command {name!r}.{hint}', file=sys.stderr)
         return 2
-    runpy.run_path(str(MIM / 'tools' / TOOLS[name]), run_name='__main__')
-    return 0
+    return cli.run(lambda argv: _tool(name).main())
