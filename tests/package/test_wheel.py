@@ -36,6 +36,10 @@ def run(*command, **kwargs):
     return done.stdout
 
 
+def install(python):
+    return python, '-m', 'pip', 'install', '-q'
+
+
 @pytest.fixture(scope='module')
 def built(tmp_path_factory):
     """Folder with the sdist, and the wheel that is built from it."""
@@ -66,10 +70,8 @@ def python(built, tmp_path_factory):
     (site,) = folder.glob('lib/*/site-packages')
     (site / 'stack.pth').write_text(sysconfig.get_path('purelib'))
     (wheel,) = built.glob('*.whl')
-    run(
-        *(python, '-m', 'pip', 'install', '-q', '--no-deps', '--no-index'),
-        *('--ignore-installed', wheel),
-    )
+    options = ('--no-deps', '--no-index', '--ignore-installed')
+    run(*install(python), *options, wheel)
     return python
 
 
@@ -130,12 +132,17 @@ def test_config_of_the_user_upon_ours(mmctx, outside):
     assert (outside['cwd'] / 'work_dirs/mine/epoch_1.pth').is_file()
 
 
+def test_tensorboard(python, mmctx, outside):
+    run(*install(python), 'tensorboard==2.21.0')
+    flags = ('--no-validate', '--vis', 'tensorboard')
+    run(mmctx, 'train', DETECTOR, *flags, *SMALL, **outside)
+    assert [*outside['cwd'].glob('work_dirs/**/events.out.tfevents.*')]
+
+
 def test_mim(python, outside):
     requirements = Path(__file__).with_name('requirements.txt')
-    run(
-        *(python, '-m', 'pip', 'install', '-q', '--no-deps'),
-        *('--ignore-installed', '-r', requirements),
-    )
+    options = ('--no-deps', '--ignore-installed', '-r')
+    run(*install(python), *options, requirements)
     mim = python.parent / 'mim'
     # It starts the tools with the first `python` there is.
     path = f'{python.parent}{os.pathsep}{outside["env"]["PATH"]}'
