@@ -14,6 +14,7 @@ from mmengine.utils.dl_utils.parrots_wrapper import _BatchNorm
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
+from mmctx.suggestions import did_you_mean
 from mmctx.weights.fit import load_backbone
 
 NUM_STAGES = 4
@@ -290,6 +291,7 @@ class ContextBackbone(BaseModule):
                 f'{name} arch must be one of {list(cls.arch_settings)}, or a '
                 f'dict with {sorted(required)}{options}, four values (one per '
                 f'stage) in each of {list(per_stage)}, got {arch!r}.'
+                f'{did_you_mean(arch, cls.arch_settings)}'
             )
         if any(depth < 1 for depth in config[depths]):
             raise ValueError(

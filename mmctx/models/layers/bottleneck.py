@@ -8,6 +8,7 @@ from mmcv.cnn import build_norm_layer
 from torch import Tensor
 
 from mmctx.ops import add_conv_norm, apply_conv_norm
+from mmctx.suggestions import did_you_mean
 
 from .stochastic_depth import StochasticDepth
 
@@ -36,6 +37,7 @@ def resolve_depth(
         raise ValueError(
             f'{network} depth must be one of {sorted(settings)}, or four '
             f'positive numbers of blocks, got {depth!r}.'
+            f'{did_you_mean(depth, settings)}'
         )
     return depths
 
