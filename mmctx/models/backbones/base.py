@@ -14,6 +14,7 @@ from mmengine.utils.dl_utils.parrots_wrapper import _BatchNorm
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
+from mmctx.models.layers.norms import refuse_norm
 from mmctx.suggestions import did_you_mean
 from mmctx.weights.fit import load_backbone
 
@@ -244,18 +245,25 @@ class ContextBackbone(BaseModule):
     @classmethod
     def _resolve_norm_cfg(cls, norm_cfg: Optional[dict]) -> dict:
         norm_cfg = norm_cfg or cls.default_norm
-        is_layer_norm = cls.default_norm['type'] == 'LN'
-        if (norm_cfg.get('type') == 'LN') != is_layer_norm:
+        if cls.default_norm['type'] == 'LN':
             accepted = (
                 "dict(type='LN', ...), as it normalises each pixel over its "
                 'channels'
-                if is_layer_norm
-                else "a norm of feature maps such as dict(type='BN'), "
-                "'SyncBN' or 'GN'"
             )
+            reason = refuse_norm(norm_cfg, 1, -1)
+            if not reason and norm_cfg['type'] != 'LN':
+                reason = 'that is another norm'
+        else:
+            accepted = (
+                "a norm of feature maps such as dict(type='BN'), 'SyncBN' or "
+                "dict(type='GN', num_groups=...)"
+            )
+            # (N, C, 1, 1) is what a small image ends in.
+            reason = refuse_norm(norm_cfg, 2, -1, 1, 1)
+        if reason:
             raise ValueError(
                 f'{cls.__name__} norm_cfg must be {accepted}, got '
-                f'{norm_cfg!r}.'
+                f'{norm_cfg!r}: {reason}.'
             )
         return norm_cfg
 

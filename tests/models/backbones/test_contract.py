@@ -13,6 +13,7 @@ import torch
 from torch import nn
 
 from mmctx.models import backbones
+from mmctx.ops import reference
 from tests.helpers.backbones import (
     TINY,
     WITHOUT_BATCH_NORM,
@@ -130,6 +131,44 @@ def test_out_indices(name, out_indices, indices):
 def test_wrong_out_indices(name, out_indices):
     with pytest.raises(ValueError, match='out_indices must be'):
         build_tiny(name, out_indices=out_indices)
+
+
+@pytest.mark.parametrize(
+    'norm_cfg, reason',
+    [
+        ('BN', 'it is no dict with a type'),
+        (dict(requires_grad=False), 'it is no dict with a type'),
+        (dict(type='BatchNorm'), "there is no layer 'BatchNorm'"),
+        (dict(type='IN', affine=True), 'feature maps of one pixel'),
+        (dict(type='IN'), 'feature maps of one pixel'),
+        (dict(type='BN1d'), '2D or 3D input|another norm'),
+        (dict(type='BN', momentun=0.1), "argument 'momentun'"),
+        (dict(type='GN'), 'an argument is missing'),
+        (dict(type='LN', epsilon=1e-6), "argument 'epsilon'"),
+    ],
+)
+def test_wrong_norm_cfg(name, norm_cfg, reason):
+    message = rf'{class_of(name)} norm_cfg must be .*type=.*, got .*: .*'
+    with pytest.raises(ValueError, match=message + f'({reason})'):
+        build_tiny(name, norm_cfg=norm_cfg)
+
+
+def test_norms_of_the_other_kind(name):
+    kind = 'BN' if class_of(name) in WITHOUT_BATCH_NORM else 'LN'
+    with pytest.raises(ValueError, match=f'norm_cfg must be .*{kind}.*: '):
+        build_tiny(name, norm_cfg=dict(type=kind))
+
+
+def test_norms_without_weights(name):
+    norm_cfg = dict(type='BN', affine=False)
+    if class_of(name) in WITHOUT_BATCH_NORM:
+        norm_cfg = dict(type='LN', elementwise_affine=False)
+    model, x = build_tiny(name, norm_cfg=norm_cfg), image(2, 3, 32, 32)
+    loss_of(model.train()(x)).backward()
+    with torch.no_grad():
+        fast = model.eval()(x)
+        with reference():
+            torch.testing.assert_close(model(x), fast, atol=1e-4, rtol=1e-3)
 
 
 @pytest.mark.parametrize('frozen_stages', [-1, 0, 1, 2, 4])
