@@ -261,7 +261,13 @@ def describe(error: BaseException) -> str:
         return ' '.join(str(error).split())
     lines = str(error).strip().splitlines() or [type(error).__name__]
     # a worker process sends its whole traceback
-    return lines[-1 if lines[0].startswith('Caught ') else 0]
+    line = lines[-1 if lines[0].startswith('Caught ') else 0]
+    if 'unexpected keyword argument' in line and '_delete_' not in line:
+        line += (
+            '. If it comes from a _base_, write _delete_=True into the dict '
+            'that names the type: dict(_delete_=True, type=..., ...)'
+        )
+    return line
 
 
 def is_user_error(error: Exception) -> bool:

@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Callable, Collection, Sequence
+from inspect import signature
 from itertools import islice
 from typing import Any, Optional, Union
 
@@ -152,6 +153,10 @@ class ContextBackbone(BaseModule):
             ``adapt_input=True`` weights for 3 channels where
             ``in_channels`` is another number.
 
+    Raises:
+        TypeError: There is no such argument.
+        ValueError: An argument is invalid.
+
     Attributes:
         out_channels (tuple[int]): Channels of each returned feature map.
         out_strides (tuple[int]): Stride in pixels of each feature map.
@@ -165,6 +170,7 @@ class ContextBackbone(BaseModule):
     def __init__(
         self,
         stage_channels: Sequence[int],
+        /,
         in_channels: int = 3,
         out_indices: Union[int, Sequence[int]] = (0, 1, 2, 3),
         frozen_stages: int = -1,
@@ -172,8 +178,11 @@ class ContextBackbone(BaseModule):
         with_cp: bool = False,
         norm_cfg: Optional[dict] = None,
         init_cfg: Optional[Union[dict, list]] = None,
+        **unknown: Any,
     ) -> None:
         super().__init__(init_cfg=init_cfg)
+        if unknown:
+            raise TypeError(self._say_unknown(unknown))
         if not isinstance(in_channels, int) or in_channels < 1:
             raise ValueError(
                 f'in_channels must be a positive int, got {in_channels!r}.'
@@ -194,6 +203,30 @@ class ContextBackbone(BaseModule):
         self.with_cp = with_cp
         self.stem: nn.Module = nn.Identity()
         self.stages = nn.ModuleList()
+
+    @classmethod
+    def _say_unknown(cls, unknown: Collection[str]) -> str:
+        """What to do about arguments that the class does not have."""
+        if '_delete_' in unknown:
+            return (
+                f'{cls.__name__} got _delete_: there is no backbone in a '
+                '_base_ that it could delete. Remove it.'
+            )
+        own = {
+            name
+            for base in cls.__mro__
+            if issubclass(base, ContextBackbone)
+            for name, parameter in signature(base.__init__).parameters.items()
+            if parameter.kind is parameter.POSITIONAL_OR_KEYWORD
+        }
+        first = next(iter(unknown))
+        return (
+            f'{cls.__name__} got an unexpected keyword argument '
+            f'{", ".join(map(repr, unknown))}.{did_you_mean(first, own)} If '
+            "it comes from another backbone in a config's _base_, replace "
+            'that one as a whole: '
+            f'backbone=dict(_delete_=True, type={cls.__name__!r}, ...).'
+        )
 
     @classmethod
     def _resolve_arch(

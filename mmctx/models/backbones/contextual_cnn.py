@@ -152,6 +152,7 @@ class ContextualCNN(ContextBackbone):
         conv_channels: Sequence[int],
         score_channels: Sequence[int],
         depths: Sequence[int],
+        /,
         contextual_stages: Sequence[int] = (1, 2, 3),
         contextual_every: int = 1,
         num_classes: int = 1000,

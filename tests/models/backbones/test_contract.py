@@ -133,6 +133,34 @@ def test_wrong_out_indices(name, out_indices):
         build_tiny(name, out_indices=out_indices)
 
 
+@pytest.mark.parametrize('inherited', ['num_stages', 'style', 'embed_dim'])
+def test_arguments_of_another_backbone(name, inherited):
+    """Those of a stock config's backbone, merged with ours."""
+    kind = class_of(name)
+    message = (
+        f"{kind} got an unexpected keyword argument '{inherited}', 'x'.*"
+        rf"backbone=dict\(_delete_=True, type='{kind}', ...\)"
+    )
+    with pytest.raises(TypeError, match=message):
+        build_tiny(name, **{inherited: 4}, x=1)
+
+
+@pytest.mark.parametrize('argument', ['stage_channels', 'depths'])
+def test_arguments_of_base_classes_are_not_those_of_networks(name, argument):
+    with pytest.raises(TypeError, match=f"argument '{argument}'.*_delete_"):
+        build_tiny(name, **{argument: (1, 1, 1, 1)})
+
+
+def test_misspelt_arguments(name):
+    with pytest.raises(TypeError, match="Did you mean 'frozen_stages'"):
+        build_tiny(name, frozen_stage=1)
+
+
+def test_nothing_to_delete(name):
+    with pytest.raises(TypeError, match='got _delete_.* Remove it'):
+        build_tiny(name, _delete_=True)
+
+
 @pytest.mark.parametrize(
     'norm_cfg, reason',
     [
