@@ -7,6 +7,7 @@ import importlib.util
 import os
 import re
 import sys
+import traceback
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
@@ -21,6 +22,15 @@ from mmctx.checkpoints import CheckpointError, use_safe_reader
 from mmctx.experiments import config_path
 
 SHOW_TRACEBACK = 'MMCTX_TRACEBACK'
+#: Default hooks that MMEngine has by itself; None removes these alone.
+MMENGINE_HOOKS = (
+    'runtime_info',
+    'timer',
+    'sampler_seed',
+    'logger',
+    'param_scheduler',
+    'checkpoint',
+)
 
 
 class UserError(Exception):
@@ -181,6 +191,10 @@ def prepare(cfg: Config, args: argparse.Namespace) -> None:
     for name in ('train_dataloader', 'val_dataloader', 'test_dataloader'):
         if cfg.get(name) is not None:
             _complete_dataloader(cfg[name], cfg.get('default_scope'))
+    hooks = cfg.get('default_hooks') or {}
+    for name in [name for name, hook in hooks.items() if hook is None]:
+        if name not in MMENGINE_HOOKS:
+            del hooks[name]
 
 
 def _distribute_on_cpu(cfg: Config) -> None:
@@ -251,7 +265,7 @@ def _load_or_resume(load: Callable) -> None:
 
 
 def describe(error: BaseException) -> str:
-    """An error in one line, with the line number if it is one of syntax."""
+    """An error in one line, with its place if that says more than it does."""
     if isinstance(error, SyntaxError) and error.lineno:
         return f'line {error.lineno}: {error.msg}'
     if isinstance(error, KeyError) and error.args:
@@ -259,7 +273,7 @@ def describe(error: BaseException) -> str:
         return text if ' ' in text else f'there is no {text!r}'
     if isinstance(error, (CheckpointError, UserError)):
         return ' '.join(str(error).split())
-    lines = str(error).strip().splitlines() or [type(error).__name__]
+    lines = str(error).strip().splitlines() or [_origin(error)]
     # a worker process sends its whole traceback
     line = lines[-1 if lines[0].startswith('Caught ') else 0]
     if 'unexpected keyword argument' in line and '_delete_' not in line:
@@ -268,6 +282,13 @@ def describe(error: BaseException) -> str:
             'that names the type: dict(_delete_=True, type=..., ...)'
         )
     return line
+
+
+def _origin(error: BaseException) -> str:
+    """Type and place of an error that has no message of its own."""
+    frames = traceback.extract_tb(error.__traceback__)
+    places = [f' at {f.filename}:{f.lineno}: {f.line}' for f in frames[-1:]]
+    return ''.join([type(error).__name__, *places])
 
 
 def is_user_error(error: Exception) -> bool:

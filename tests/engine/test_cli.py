@@ -1,7 +1,13 @@
 """What the tools say about errors."""
 
-from mmengine.registry import MODELS, init_default_scope
+import re
+from unittest.mock import Mock
 
+from mmengine.config import Config
+from mmengine.registry import MODELS, init_default_scope
+from mmengine.runner import Runner
+
+from mmctx.engine import cli
 from mmctx.engine.cli import describe
 
 
@@ -23,3 +29,25 @@ def test_arguments_left_from_a_backbone_of_ours():
 def test_one_hint_is_enough():
     error = error_of(MODELS.build, dict(type='CoTNet', style='pytorch'))
     assert describe(error).count('_delete_') == 1
+
+
+def test_assertions_without_a_message():
+    def check():
+        assert not MODELS
+
+    line = describe(error_of(check))
+    assert re.fullmatch(r'AssertionError at \S+test_cli.py:\d+: assert .*', line)
+
+
+def test_none_removes_any_default_hook(tmp_path):
+    hooks = dict(timer=None, curves=None, gallery=dict(type='Gallery'))
+    cfg = Config(dict(default_hooks=hooks))
+    args = cli.run_parser('').parse_args(['a.py', '--work-dir', str(tmp_path)])
+    cli.prepare(cfg, args)
+    assert cfg.default_hooks == dict(timer=None, gallery=hooks['gallery'])
+
+
+def test_hooks_that_mmengine_removes_itself():
+    runner = Mock()
+    Runner.register_default_hooks(runner, dict.fromkeys(cli.MMENGINE_HOOKS))
+    runner.register_hook.assert_not_called()
