@@ -21,6 +21,8 @@ from mmengine.runner import Runner
 from mmctx.checkpoints import CheckpointError, use_safe_reader
 from mmctx.experiments import config_path
 
+from .checks import ClassCheck, MisfitError, check_channels
+
 SHOW_TRACEBACK = 'MMCTX_TRACEBACK'
 #: Default hooks that MMEngine has by itself; None removes these alone.
 MMENGINE_HOOKS = (
@@ -237,6 +239,7 @@ def build_runner(cfg: Config, path: str) -> Runner:
             runner = RUNNERS.build(cfg)
         else:
             runner = Runner.from_cfg(cfg)
+        check_channels(cfg.model, runner.model)
     except (
         AssertionError,
         ImportError,
@@ -248,6 +251,7 @@ def build_runner(cfg: Config, path: str) -> Runner:
         raise UserError(
             f'cannot build what {path} describes: {describe(error)}'
         ) from error
+    runner.register_hook(ClassCheck())
     runner.load_or_resume = partial(_load_or_resume, runner.load_or_resume)
     return runner
 
@@ -271,7 +275,7 @@ def describe(error: BaseException) -> str:
     if isinstance(error, KeyError) and error.args:
         text = str(error.args[0])
         return text if ' ' in text else f'there is no {text!r}'
-    if isinstance(error, (CheckpointError, UserError)):
+    if isinstance(error, (CheckpointError, MisfitError, UserError)):
         return ' '.join(str(error).split())
     lines = str(error).strip().splitlines() or [_origin(error)]
     # a worker process sends its whole traceback
@@ -295,10 +299,10 @@ def is_user_error(error: Exception) -> bool:
     """Whether an error comes from a flag, a path or a config.
 
     Beside a UserError that is a missing file, a checkpoint that cannot be
-    used, and a type that MMEngine's registries do not know: some objects are
-    built only when training starts.
+    used, parts that do not fit together, and a type that MMEngine's registries
+    do not know: some objects are built only when training starts.
     """
-    known = (UserError, FileNotFoundError, CheckpointError)
+    known = (UserError, FileNotFoundError, CheckpointError, MisfitError)
     return isinstance(error, known) or (
         isinstance(error, KeyError)
         and re.search(r'is not in the \S+ registry', str(error)) is not None
