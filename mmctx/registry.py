@@ -5,15 +5,22 @@ mmdet, mmseg), so ``type='CoTNet'`` needs no prefix in any config.
 """
 
 from importlib import import_module
-from typing import Optional
+from typing import Any, Optional
 
 from mmengine.registry import DATASETS, HOOKS, MODELS, Registry
 
 __all__ = ['DATASETS', 'HOOKS', 'MODELS', 'register', 'register_lazily']
 
 
+def _path(target: Any) -> str:
+    module = getattr(target, '__module__', '')
+    return f'{module}.{getattr(target, "__qualname__", "")}'
+
+
 def register(registry: Registry, name: Optional[str] = None):
     """Class (or function) decorator that registers under a free name.
+
+    What is defined anew, as by ``importlib.reload``, replaces itself.
 
     Args:
         registry (Registry): A root registry of MMEngine.
@@ -27,15 +34,15 @@ def register(registry: Registry, name: Optional[str] = None):
     def decorate(target):
         key = name or target.__name__
         owner = registry.module_dict.get(key)
-        if owner is not None:
+        is_reloaded = _path(owner) == _path(target)
+        if owner is not None and not is_reloaded:
             raise RuntimeError(
                 f'mmctx cannot register {key!r} in the {registry.name!r} '
-                f'registry: {owner.__module__}.{owner.__qualname__} already '
-                'has that name. Import mmctx without the other package, or '
-                'rename its class; mmctx never replaces what another package '
-                'registered.'
+                f'registry: {_path(owner)} already has that name. '
+                'Import mmctx without the other package, or rename its class; '
+                'mmctx never replaces what another package registered.'
             )
-        registry.register_module(name=key, module=target)
+        registry.register_module(name=key, module=target, force=is_reloaded)
         return target
 
     return decorate

@@ -94,3 +94,29 @@ def test_clear_message_for_old_or_missing_packages(monkeypatch):
     )
     with pytest.raises(ImportError, match=r'torch >= 99.0, found .*Upgrade'):
         compatibility.check_dependencies()
+
+
+RELOAD = """
+import importlib, sys
+import mmctx, torch
+from mmengine.registry import MODELS
+
+importlib.reload(mmctx)
+for name in [name for name in sys.modules if name.startswith('mmctx')]:
+    importlib.reload(sys.modules[name])
+assert MODELS.get('CoTNet') is mmctx.models.backbones.cotnet.CoTNet
+for name in [name for name in sys.modules if name.startswith('mmctx')]:
+    del sys.modules[name]
+import mmctx
+
+assert MODELS.get('CoTNet') is mmctx.models.CoTNet
+assert len(mmctx.get_backbone('cotnet50', depth=14)(torch.rand(2, 3, 32, 32)))
+print('fine')
+"""
+
+
+def test_reloading_registers_what_is_new():
+    done = subprocess.run(
+        [sys.executable, '-c', RELOAD], capture_output=True, text=True
+    )
+    assert done.stdout.strip().endswith('fine'), done.stderr
