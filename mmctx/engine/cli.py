@@ -15,6 +15,7 @@ from typing import Callable, Optional
 
 import torch
 from mmengine.config import Config, ConfigDict, DictAction
+from mmengine.device import get_device
 from mmengine.registry import RUNNERS
 from mmengine.runner import Runner
 
@@ -33,6 +34,9 @@ MMENGINE_HOOKS = (
     'param_scheduler',
     'checkpoint',
 )
+
+
+NO_AMP = 'on a CPU it is bfloat16, which NMS and RoIAlign of mmcv lack'
 
 
 class UserError(Exception):
@@ -223,6 +227,17 @@ def _complete_dataloader(loader: ConfigDict, scope: Optional[str]) -> None:
         # PyTorch refuses these two without workers
         loader.pop('persistent_workers', None)
         loader.pop('prefetch_factor', None)
+
+
+def has_nms(model_cfg: ConfigDict, phase: str) -> bool:
+    """Whether a model suppresses boxes in the phase, or settings, of a key."""
+    return "'nms'" in repr(model_cfg.get(phase))
+
+
+def check_amp(model_cfg: ConfigDict, phase: str) -> None:
+    """Raises UserError where there is no automatic mixed precision."""
+    if get_device() == 'cpu' and has_nms(model_cfg, phase):
+        raise UserError(f'no --amp for this detector: {NO_AMP}')
 
 
 def build_runner(cfg: Config, path: str) -> Runner:

@@ -10,7 +10,10 @@ from pathlib import Path
 import pytest
 import torch
 from mmengine.config import Config
+from mmengine.device import get_device
 from mmengine.fileio import load
+from torch.nn import Conv2d
+from torch.nn.modules.module import register_module_forward_hook
 
 from mmctx.engine import cli
 from tests.helpers.scripts import ROOT, load_script
@@ -231,6 +234,43 @@ def test_amp_and_lr_scaling():
     assert cfg.optim_wrapper.loss_scale == 'dynamic'
     train.scale_lr(cfg, CONFIG)
     assert cfg.auto_scale_lr == dict(enable=True, base_batch_size=512)
+
+
+DETECTOR = str(
+    ROOT / 'configs/digit_scenes/faster-rcnn_cotnet-26_fpn_digit-scenes.py'
+)
+
+
+@pytest.mark.skipif(get_device() != 'cpu', reason='of CPUs')
+def test_amp_on_a_cpu(shrink, tmp_path):
+    """A step in bfloat16, without a loss scale; validation as ever."""
+    argv = [CONFIG, '--amp', '--work-dir', str(tmp_path), *shrink]
+    types = []
+
+    def save(module, inputs, output):
+        if isinstance(module, Conv2d):
+            types.append((module.training, output.dtype))
+
+    handle = register_module_forward_hook(save)
+    try:
+        assert cli.run(train.main, argv) == 0
+    finally:
+        handle.remove()
+    assert {*types} == {(True, torch.bfloat16), (False, torch.float32)}
+
+
+@pytest.mark.skipif(get_device() != 'cpu', reason='of CPUs')
+def test_no_amp_where_operators_lack_it(capsys, tmp_path):
+    checkpoint = tmp_path / 'a.pth'
+    checkpoint.touch()
+    for main, argv in ((train.main, []), (test.main, [str(checkpoint)])):
+        assert cli.run(main, [DETECTOR, *argv, '--amp']) == 2
+        assert_one_line(capsys, 'on a CPU it is bfloat16, which NMS and')
+    cfg = Config.fromfile(DETECTOR)
+    cfg.optim_wrapper.update(type='AmpOptimWrapper', loss_scale='dynamic')
+    train.leave_gpu_amp(cfg)
+    assert cfg.optim_wrapper.type == 'OptimWrapper'
+    assert 'loss_scale' not in cfg.optim_wrapper
 
 
 BASE = ROOT / 'configs/_base_/runtime/mmpretrain.py'
