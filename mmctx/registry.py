@@ -5,11 +5,21 @@ mmdet, mmseg), so ``type='CoTNet'`` needs no prefix in any config.
 """
 
 from importlib import import_module
-from typing import Any, Optional
+from typing import Any, Callable, Optional
 
 from mmengine.registry import DATASETS, HOOKS, MODELS, Registry
 
-__all__ = ['DATASETS', 'HOOKS', 'MODELS', 'register', 'register_lazily']
+__all__ = [
+    'DATASETS',
+    'HOOKS',
+    'MODELS',
+    'lazy_getattr',
+    'register',
+    'register_lazily',
+]
+
+#: Modules of the classes that are registered lazily.
+_LAZY: dict[str, str] = {}
 
 
 def _path(target: Any) -> str:
@@ -69,3 +79,22 @@ def register_lazily(registry: Registry, module: str, name: str) -> None:
 
     build.__module__, build.__qualname__ = module, name
     register(registry, name)(build)
+    _LAZY[name] = module
+
+
+def lazy_getattr(package: str) -> Callable[[str], Any]:
+    """The ``__getattr__`` of a package, for what is registered lazily in it.
+
+    Args:
+        package (str): Full name of the package.
+    """
+
+    def get(name: str) -> Any:
+        module = _LAZY.get(name, '')
+        if not module.startswith(f'{package}.'):
+            raise AttributeError(
+                f'module {package!r} has no attribute {name!r}'
+            )
+        return getattr(import_module(module), name)
+
+    return get

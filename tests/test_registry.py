@@ -1,11 +1,14 @@
 """Names in configs, from every host's scope."""
 
+import importlib
 import subprocess
 import sys
 
 import pytest
+from mmengine.config import Config
 from mmengine.registry import MODELS, DefaultScope, Registry
 
+import mmctx
 from mmctx.registry import register
 from tests.helpers.backbones import TINY, class_of
 
@@ -67,6 +70,36 @@ def test_import_needs_no_host_no_ops_no_triton():
         text=True,
     )
     assert done.stdout.strip().endswith('fine'), done.stderr
+
+
+@pytest.mark.parametrize(
+    'package, name',
+    [
+        ('heads', 'CoaTClsHead'),
+        ('heads', 'ContextualClsHead'),
+        ('heads', 'SingleMaskCascadeRoIHead'),
+        ('backbones', 'PAMVisionTransformer'),
+        ('detectors', 'SMCADETR'),
+        ('selfsup', 'DINOSelfDistillation'),
+    ],
+)
+def test_lazy_classes_can_be_imported(package, name):
+    """As configs of MMEngine's new style do."""
+    module = importlib.import_module(f'mmctx.models.{package}')
+    assert getattr(module, name).__name__ == name
+    assert getattr(mmctx.models, name) is getattr(module, name)
+    with pytest.raises(AttributeError, match=f"'{module.__name__}' has no"):
+        module.NoSuchClass  # noqa: B018
+
+
+def test_a_config_of_the_new_style(tmp_path):
+    path = tmp_path / 'config.py'
+    path.write_text(
+        'from mmctx.models.heads import CoaTClsHead\n'
+        'head = dict(type=CoaTClsHead, num_classes=3, in_channels=8)\n'
+    )
+    head = MODELS.build(Config.fromfile(path).head)
+    assert type(head).__name__ == 'CoaTClsHead'
 
 
 def test_taken_name_is_an_error():
