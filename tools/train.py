@@ -13,6 +13,7 @@ from mmengine.device import get_device
 from mmengine.logging import print_log
 
 from mmctx.engine import cli
+from mmctx.engine.optimizers.backbone_layer_decay import check_layer_decay
 
 FIELDS = ('model', 'train_dataloader', 'train_cfg', 'optim_wrapper')
 
@@ -91,7 +92,9 @@ def main(argv=None):
         resume(cfg, args.resume)
     if args.no_validate:
         cfg.val_dataloader = cfg.val_cfg = cfg.val_evaluator = None
-    cli.build_runner(cfg, args.config).train()
+    runner = cli.build_runner(cfg, args.config)
+    check_layer_decay(cfg.optim_wrapper, runner.model)
+    runner.train()
 
 
 if __name__ == '__main__':

@@ -21,8 +21,8 @@ def check_channels(model_cfg: Any, model: nn.Module) -> None:
 
     Args:
         model_cfg (dict): Config of the model.
-        model (nn.Module): What was built from it; a backbone that does not
-            tell its ``out_channels`` is not checked.
+        model (nn.Module): What was built from it. Nothing is checked if its
+            backbone has no ``out_channels``.
 
     Raises:
         MisfitError: They differ.
@@ -34,14 +34,13 @@ def check_channels(model_cfg: Any, model: nn.Module) -> None:
     if not isinstance(channels, tuple):
         return
     for name, part in _consumers(model_cfg):
-        in_channels = part.get('in_channels')
-        if in_channels is None:
-            continue
-        if name == 'neck' and isinstance(in_channels, Sequence):
-            needed: Any = list(channels)
-        else:
-            needed = _choose(channels, part.get('in_index', -1))
-        if in_channels != needed:
+        in_channels, index = part.get('in_channels'), part.get('in_index', -1)
+        if isinstance(in_channels, Sequence):
+            in_channels = list(in_channels)
+            if name == 'neck':
+                index = range(len(channels))
+        needed = _choose(channels, index)
+        if in_channels not in (None, needed):
             raise MisfitError(
                 f'{name} has in_channels={in_channels}, but '
                 f'{type(backbone).__name__} returns {list(channels)} channels '
@@ -65,9 +64,15 @@ def _consumers(model_cfg: Mapping) -> Iterator[tuple[str, Mapping]]:
 
 
 def _choose(channels: Sequence[int], index: Any) -> Any:
-    if isinstance(index, Sequence):
-        return [channels[i] for i in index]
-    return channels[index]
+    try:
+        if isinstance(index, Sequence):
+            return [channels[i] for i in index]
+        return channels[index]
+    except IndexError:
+        raise MisfitError(
+            f'A head has in_index={index}, but the backbone returns '
+            f'{len(channels)} feature maps. Change one of them.'
+        ) from None
 
 
 class ClassCheck(Hook):

@@ -51,6 +51,7 @@ CLASSIFIER = 'cotnet/cotnet50_8xb64-100e_in1k'
             1024,
             r'auxiliary_head=dict\(in_channels=512,',
         ),
+        (SEGMENTOR, 'decode_head.in_index', 4, 'in_index=4, .* 4 feature map'),
         (
             'digit_scenes/dino_container-light-slim_digit-scenes',
             'neck.in_channels',
@@ -115,6 +116,10 @@ def test_wrong_classes(config, count, message):
 @pytest.mark.parametrize(
     'option, message',
     [
+        (
+            'optim_wrapper.constructor=LearningRateDecayOptimizerConstructor',
+            'goes by the names of parameters in other backbones',
+        ),
         ('model.head.in_channels=512', 'head has in_channels=512, but CoTNet'),
         ('model.head.num_classes=7', 'head has num_classes=7, but there are'),
     ],
