@@ -20,11 +20,17 @@ from mmengine.registry import RUNNERS
 from mmengine.runner import Runner
 
 from mmctx.checkpoints import CheckpointError, use_safe_reader
+from mmctx.compatibility import LIBRARIES, how_to_install
 from mmctx.experiments import config_path
 
 from .checks import ClassCheck, MisfitError, check_channels
 
 SHOW_TRACEBACK = 'MMCTX_TRACEBACK'
+#: What MMEngine and Python say without an OpenMMLab library.
+NOT_INSTALLED = (
+    rf"(?:No module named ')?({'|'.join(LIBRARIES)})(?:mentation)?"
+    r"(?: is not installed|'|\.)"
+)
 #: Default hooks that MMEngine has by itself; None removes these alone.
 MMENGINE_HOOKS = (
     'runtime_info',
@@ -140,6 +146,7 @@ def load_config(path: str, options: Optional[dict] = None) -> Config:
     """
     try:
         cfg = Config.fromfile(_config_file(path))
+        _forget_scope(cfg._cfg_dict)
     except UserError:
         raise
     except Exception as error:
@@ -150,11 +157,10 @@ def load_config(path: str, options: Optional[dict] = None) -> Config:
         cfg.merge_from_dict(options or {})
     except Exception as error:
         raise UserError(f'--cfg-options: {describe(error)}') from error
-    _forget_scope(cfg._cfg_dict)
     scope = cfg.get('default_scope') or 'mmengine'
     if importlib.util.find_spec(scope) is None:
         raise UserError(
-            f'config {path} is written for {scope!r}, which is not installed'
+            f'config {path} is written for {scope}: {how_to_install(scope)}'
         )
     return cfg
 
@@ -287,6 +293,8 @@ def describe(error: BaseException) -> str:
     """An error in one line, with its place if that says more than it does."""
     if isinstance(error, SyntaxError) and error.lineno:
         return f'line {error.lineno}: {error.msg}'
+    if isinstance(error, ImportError) and _missing_library(error):
+        return how_to_install(_missing_library(error))
     if isinstance(error, KeyError) and error.args:
         text = str(error.args[0])
         return text if ' ' in text else f'there is no {text!r}'
@@ -301,6 +309,16 @@ def describe(error: BaseException) -> str:
             'that names the type: dict(_delete_=True, type=..., ...)'
         )
     return line
+
+
+def _missing_library(error: Optional[BaseException]) -> str:
+    """The OpenMMLab library whose absence is behind an error, or nothing."""
+    while isinstance(error, ImportError):
+        match = re.match(NOT_INSTALLED, str(error))
+        if match:
+            return match[1]
+        error = error.__cause__ or error.__context__
+    return ''
 
 
 def _origin(error: BaseException) -> str:

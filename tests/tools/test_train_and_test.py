@@ -317,7 +317,7 @@ def test_mistakes_get_one_line(mistake, capsys, tmp_path):
     [
         ('model = dict(\n', 'line 1: '),
         ("_base_ = './absent.py'\n", 'absent.py'),
-        ("default_scope = 'mmnowhere'\n", "'mmnowhere', which is not instal"),
+        ("default_scope = 'mmnowhere'\n", 'mmnowhere is not installed'),
         ("custom_imports = dict(imports=['mmnowhere'])\n", 'mmnowhere'),
     ],
 )
