@@ -345,6 +345,14 @@ def test_test_mistakes_get_one_line(capsys, tmp_path):
     assert_one_line(capsys, '--out takes a .pkl file')
 
 
+def test_what_is_no_checkpoint_gets_one_line(shrink, capsys, tmp_path):
+    readme = tmp_path / 'README.md'
+    readme.write_text('# Not a checkpoint\n')
+    argv = [CONFIG, str(readme), '--work-dir', str(tmp_path / 'w'), *shrink]
+    assert cli.run(test.main, argv) == 2
+    assert_one_line(capsys, f'{readme} cannot be read as a checkpoint')
+
+
 def test_our_own_bugs_keep_their_traceback():
     def buggy(argv):
         raise RuntimeError('ours')
