@@ -100,8 +100,14 @@ def _sizes(target: Path) -> dict[str, int]:
 def _damaged(target: Path) -> list[str]:
     """Files that are missing or have another size than when they were made."""
     made = _read(target / FILES) or {}
-    now = _sizes(target) if made else {}
-    return [name for name, size in made.items() if now.get(name) != size]
+    return [name for name, size in made.items() if _size(target, name) != size]
+
+
+def _size(target: Path, name: str) -> Optional[int]:
+    try:
+        return os.stat(f'{target}/{name}').st_size
+    except OSError:
+        return None
 
 
 def _check_ours(target: Path) -> None:

@@ -13,6 +13,7 @@ from functools import partial
 from pathlib import Path
 from typing import Callable, Optional
 
+import mmengine
 import torch
 from mmengine.config import Config, ConfigDict, DictAction
 from mmengine.device import get_device
@@ -40,8 +41,7 @@ MMENGINE_HOOKS = (
     'param_scheduler',
     'checkpoint',
 )
-
-
+#: Why ``--amp`` is not for every detector.
 NO_AMP = 'on a CPU it is bfloat16, which NMS and RoIAlign of mmcv lack'
 
 
@@ -94,7 +94,9 @@ def run_parser(description: str) -> Parser:
         "config's work_dir, else work_dirs/<name of the config>",
     )
     parser.add_argument(
-        '--amp', action='store_true', help='automatic mixed precision'
+        '--amp',
+        action='store_true',
+        help='automatic mixed precision, on a CPU in bfloat16',
     )
     parser.add_argument(
         '--launcher',
@@ -236,12 +238,12 @@ def _complete_dataloader(loader: ConfigDict, scope: Optional[str]) -> None:
 
 
 def has_nms(model_cfg: ConfigDict, phase: str) -> bool:
-    """Whether a model suppresses boxes in the phase, or settings, of a key."""
+    """Whether a detector suppresses boxes by its 'train_cfg' or 'test_cfg'."""
     return "'nms'" in repr(model_cfg.get(phase))
 
 
 def check_amp(model_cfg: ConfigDict, phase: str) -> None:
-    """Raises UserError where there is no automatic mixed precision."""
+    """Raises a UserError where mixed precision cannot work."""
     if get_device() == 'cpu' and has_nms(model_cfg, phase):
         raise UserError(f'no --amp for this detector: {NO_AMP}')
 
@@ -323,19 +325,29 @@ def _missing_library(error: Optional[BaseException]) -> str:
 
 def _origin(error: BaseException) -> str:
     """Type and place of an error that has no message of its own."""
-    frames = traceback.extract_tb(error.__traceback__)
-    places = [f' at {f.filename}:{f.lineno}: {f.line}' for f in frames[-1:]]
-    return ''.join([type(error).__name__, *places])
+    *_, frame = _frames(error)
+    place = f'{frame.filename}:{frame.lineno}: {frame.line}'
+    return f'{type(error).__name__} at {place}'
+
+
+def _frames(error: BaseException) -> traceback.StackSummary:
+    return traceback.extract_tb(error.__traceback__)
 
 
 def is_user_error(error: Exception) -> bool:
     """Whether an error comes from a flag, a path or a config.
 
     Beside a UserError that is a missing file, a checkpoint that cannot be
-    used, parts that do not fit together, and a type that MMEngine's registries
-    do not know: some objects are built only when training starts.
+    used, parts that do not fit together, and a type or an argument that does
+    not exist: some objects are built only when training starts.
     """
     known = (UserError, FileNotFoundError, CheckpointError, MisfitError)
+    if isinstance(error, TypeError):
+        # A constructor's argument: the error is raised where it is called.
+        place = Path(_frames(error)[-1].filename)
+        return Path(mmengine.__file__).parent in place.parents and bool(
+            re.search(r'__init__\(\) .*argument', str(error))
+        )
     return isinstance(error, known) or (
         isinstance(error, KeyError)
         and re.search(r'is not in the \S+ registry', str(error)) is not None

@@ -287,6 +287,10 @@ MISTAKES = {
         [CONFIG, '--cfg-options', 'model.backbone.dpeth=50'],
         "unexpected keyword argument 'dpeth'",
     ),
+    'argument of what is built late': (
+        [CONFIG, '--cfg-options', 'train_cfg.max_iters=2'],
+        "unexpected keyword argument 'max_iters'. If it comes from a _base_",
+    ),
     'value': (
         [CONFIG, '--cfg-options', 'model.backbone.depth=51'],
         'depth must be one of',

@@ -25,12 +25,12 @@ def refuse_norm(norm_cfg: Any, *dims: int) -> Optional[str]:
 
     Args:
         norm_cfg (Any): What should be the config of a norm.
-        *dims (int): Shape of an input, with -1 for the channels.
+        *dims (int): Shape of an input to try, with -1 for the channels.
     """
     if not isinstance(norm_cfg, dict) or 'type' not in norm_cfg:
-        return 'it is no dict with a type'
-    channels = 2 * norm_cfg.get('num_groups', 1)
+        return 'it is not a dict with a type'
     try:
+        channels = 2 * norm_cfg.get('num_groups', 1)
         norm = build_norm_layer(norm_cfg, channels)[1].eval()
         if isinstance(norm, _InstanceNorm):
             return 'it turns feature maps of one pixel into zeros'

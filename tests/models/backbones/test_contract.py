@@ -164,8 +164,8 @@ def test_nothing_to_delete(name):
 @pytest.mark.parametrize(
     'norm_cfg, reason',
     [
-        ('BN', 'it is no dict with a type'),
-        (dict(requires_grad=False), 'it is no dict with a type'),
+        ('BN', 'it is not a dict with a type'),
+        (dict(requires_grad=False), 'it is not a dict with a type'),
         (dict(type='BatchNorm'), "there is no layer 'BatchNorm'"),
         (dict(type='IN', affine=True), 'feature maps of one pixel'),
         (dict(type='IN'), 'feature maps of one pixel'),
