@@ -11,6 +11,8 @@ import torch
 from torch import Tensor
 
 HAS_TRITON = find_spec('triton') is not None
+#: torch brings its Triton: 2.8 the oldest whose compiler takes the kernels.
+OLD_TRITON = torch.__version__ < (2, 8)
 TRITON_DTYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 
 
@@ -25,6 +27,8 @@ def refuse_triton(**tensors: Optional[Tensor]) -> Optional[str]:
             return f'needs tensors on a GPU, got {name} on {x.device}'
         if x.dtype not in TRITON_DTYPES:
             return f'takes a {name} of {TRITON_DTYPES}, got {x.dtype}'
+    if OLD_TRITON:
+        return f'needs Triton 3.4 of torch 2.8, got torch {torch.__version__}'
     return None
 
 

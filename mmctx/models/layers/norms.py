@@ -1,7 +1,7 @@
 """Norms of feature maps, and of vectors as feature maps of one pixel."""
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any, Optional
 
 import torch
@@ -87,12 +87,20 @@ class VectorSequential(nn.Sequential):
             return super().forward(x)
 
 
-@contextmanager
-def _running_statistics_for_one(module: nn.Module, x: Tensor) -> Iterator:
-    """Batch norms are in evaluation mode while ``x`` is a single vector."""
+def _running_statistics_for_one(
+    module: nn.Module, x: Tensor
+) -> AbstractContextManager:
+    """Batch norms are in evaluation mode while ``x`` is a single vector.
+
+    Nothing is entered otherwise: torch 2.5 cannot compile a generator.
+    """
     norms = [m for m in module.modules() if _takes_batch_statistics(m)]
-    if norms and x.numel() != x.shape[1]:
-        norms = []
+    is_one = norms and x.numel() == x.shape[1]
+    return _in_evaluation_mode(norms) if is_one else nullcontext()
+
+
+@contextmanager
+def _in_evaluation_mode(norms: list[nn.Module]) -> Iterator:
     for norm in norms:
         norm.training = False
     try:
