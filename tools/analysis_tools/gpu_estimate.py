@@ -11,15 +11,14 @@ as a fused kernel, and stochastic depth is off.
 
 import collections
 import functools
-import os
 import random
 import sys
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
-os.environ.pop('TRITON_INTERPRET', None)  # compiled, not interpreted
 
 from mmctx.engine import cli
+from mmctx.ops import triton_support
 from tools.analysis_tools._benchmark_models import AMP_DTYPES, build
 from tools.analysis_tools._gpu_kernels import Variants
 from tools.analysis_tools._gpu_trace import HALF, Network
@@ -283,6 +282,10 @@ def table(names, args):
 
 def main(argv=None):
     args = parse_args(argv)
+    if triton_support.INTERPRETED:
+        raise cli.UserError(
+            'kernels are compiled here: unset TRITON_INTERPRET'
+        )
     print(setting(args))
     if args.table:
         table(args.names or TABLE, args)
