@@ -1,6 +1,5 @@
 """Models by name."""
 
-import difflib
 import fnmatch
 from dataclasses import dataclass, field
 from typing import Optional, Union
@@ -10,6 +9,7 @@ from mmengine.model import initialize
 from mmengine.registry import DefaultScope
 
 from mmctx.registry import MODELS
+from mmctx.suggestions import did_you_mean
 from mmctx.weights.addresses import locate, trust
 from mmctx.weights.fit import fit
 from mmctx.weights.reading import CheckpointError, load_file, unwrap
@@ -152,10 +152,8 @@ def get_spec(name: str) -> ModelSpec:
         ValueError: There is no such model; near names are suggested.
     """
     if name not in _SPECS:
-        near = difflib.get_close_matches(str(name), _SPECS, n=3, cutoff=0.4)
-        hint = f' Did you mean {" or ".join(near)}?' if near else ''
         raise ValueError(
-            f'There is no model named {name!r}.{hint} '
+            f'There is no model named {name!r}.{did_you_mean(name, _SPECS)} '
             'mmctx.list_models() lists all names.'
         )
     return _SPECS[name]

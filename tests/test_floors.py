@@ -11,7 +11,13 @@ ROOT = Path(mmctx.__file__).parent
 #: From the ground up; a name stands for what is below it, unless that has a
 #: name of its own.
 FLOORS = (
-    ('mmctx.version', 'mmctx.compatibility', 'mmctx.registry'),
+    (
+        'mmctx.version',
+        'mmctx.compatibility',
+        'mmctx.registry',
+        'mmctx.suggestions',
+        'mmctx.experiments',
+    ),
     ('mmctx.ops',),
     ('mmctx.weights',),
     ('mmctx.models.layers', 'mmctx.models.losses', 'mmctx.models.necks'),

@@ -12,6 +12,11 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from mmctx.engine import cli
 
 FIELDS = ('model', 'train_dataloader', 'train_cfg', 'optim_wrapper')
+VIS_BACKENDS = dict(
+    tensorboard='TensorboardVisBackend',
+    wandb='WandbVisBackend',
+    mlflow='MLflowVisBackend',
+)
 
 
 def parse_args(argv=None):
@@ -33,6 +38,11 @@ def parse_args(argv=None):
         '--no-validate',
         action='store_true',
         help='skip validation during training',
+    )
+    parser.add_argument(
+        '--vis',
+        choices=VIS_BACKENDS,
+        help='log to this, too; the package must be installed',
     )
     return parser.parse_args(argv)
 
@@ -60,6 +70,14 @@ def resume(cfg, checkpoint):
         cfg.load_from = cli.existing_checkpoint(checkpoint)
 
 
+def log_to(cfg, backend):
+    local = [dict(type='LocalVisBackend')]
+    visualizer = cfg.get('visualizer') or dict(type='Visualizer')
+    backends = visualizer.get('vis_backends') or local
+    visualizer['vis_backends'] = [*backends, dict(type=VIS_BACKENDS[backend])]
+    cfg.visualizer = visualizer
+
+
 def main(argv=None):
     args = parse_args(argv)
     cfg = cli.load_config(args.config, args.cfg_options)
@@ -71,6 +89,8 @@ def main(argv=None):
         scale_lr(cfg, args.config)
     if args.resume:
         resume(cfg, args.resume)
+    if args.vis:
+        log_to(cfg, args.vis)
     if args.no_validate:
         cfg.val_dataloader = cfg.val_cfg = cfg.val_evaluator = None
     cli.build_runner(cfg, args.config).train()

@@ -1,4 +1,4 @@
-# PSPNet on ConT-M (Table 7 of the paper).
+# PSPNet on ConT-M (Table 7 of the paper), dilated to stride 8 as in PSPNet.
 _base_ = [
     '../_base_/models/pspnet.py',
     '../_base_/datasets/cityscapes_672x672.py',
@@ -11,6 +11,7 @@ model = dict(
     backbone=dict(
         type='ConTNet',
         arch='m',
+        output_stride=8,
         norm_cfg=dict(type='SyncBN', requires_grad=True),
         init_cfg=dict(
             type='Pretrained',

@@ -18,6 +18,7 @@ from mmengine.registry import RUNNERS
 from mmengine.runner import Runner
 
 from mmctx.checkpoints import CheckpointError, use_safe_reader
+from mmctx.experiments import config_path
 
 SHOW_TRACEBACK = 'MMCTX_TRACEBACK'
 
@@ -100,16 +101,31 @@ def existing_checkpoint(path: str) -> str:
     return path if '://' in path else existing_file(path, 'checkpoint')
 
 
+def _config_file(path: str) -> str:
+    """A file by its path, or one of ours by its name."""
+    if Path(path).is_file():
+        return path
+    try:
+        return config_path(path)
+    except ValueError as error:
+        if '/' in path or path.endswith('.py'):
+            return existing_file(path, 'config')
+        raise UserError(str(error)) from error
+
+
 def load_config(path: str, options: Optional[dict] = None) -> Config:
     """Reads a config and applies the settings from the command line.
+
+    The path can be the name of a config of ours.
 
     Raises:
         UserError: There is no such file, it cannot be read, or it is written
             for a package that is not installed.
     """
-    existing_file(path, 'config')
     try:
-        cfg = Config.fromfile(path)
+        cfg = Config.fromfile(_config_file(path))
+    except UserError:
+        raise
     except Exception as error:
         raise UserError(
             f'cannot read config {path}: {describe(error)}'
@@ -118,12 +134,27 @@ def load_config(path: str, options: Optional[dict] = None) -> Config:
         cfg.merge_from_dict(options or {})
     except Exception as error:
         raise UserError(f'--cfg-options: {describe(error)}') from error
+    _forget_scope(cfg._cfg_dict)
     scope = cfg.get('default_scope') or 'mmengine'
     if importlib.util.find_spec(scope) is None:
         raise UserError(
             f'config {path} is written for {scope!r}, which is not installed'
         )
     return cfg
+
+
+def _forget_scope(cfg: object) -> None:
+    """Build what comes from ``mmctx::...`` in the config's default scope.
+
+    MMEngine takes the name of a package for that of its registries; those of
+    mmctx's classes are the root ones.
+    """
+    if isinstance(cfg, dict):
+        if cfg.get('_scope_') == 'mmctx':
+            cfg.pop('_scope_')
+        cfg = list(cfg.values())
+    for value in cfg if isinstance(cfg, (list, tuple)) else ():
+        _forget_scope(value)
 
 
 def require(cfg: Config, path: str, fields: Sequence[str]) -> None:

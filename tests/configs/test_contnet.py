@@ -9,6 +9,7 @@ from mmengine.dataset import Compose
 from mmengine.hub import get_config
 from mmengine.registry import DATASETS, MODELS
 
+from mmctx.models.layers import PatchwiseTransformerEncoder
 from tests.helpers import recipes
 from tests.helpers.recipes import build_on_meta, decays, optimizer_of, options
 
@@ -163,6 +164,19 @@ def test_pspnet_warms_up_and_clips_as_mmseg_does_with_adamw():
     _, optimizer = optimizer_of(cfg)
     (group,) = optimizer.param_groups
     assert (group['lr'], group['weight_decay']) == (5e-4, 0.05)
+
+
+def test_pspnet_is_dilated_and_patches_fit():
+    backbone = build_on_meta(load(PSPNET)).backbone
+    maps = backbone(torch.zeros(1, 3, 672, 672, device='meta'))
+    assert backbone.out_strides == (4, 8, 8, 8)
+    assert [m.shape[2] for m in maps] == [168, 84, 84, 84]
+    sizes = {
+        m.patch_size
+        for m in backbone.modules()
+        if isinstance(m, PatchwiseTransformerEncoder)
+    }
+    assert not any(84 % size for size in sizes)
 
 
 def test_pspnet_on_resnet50_trains_as_pspnet_itself():

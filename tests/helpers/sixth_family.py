@@ -43,6 +43,7 @@ class SixthBlock(nn.Module):
         in_channels (int): Channels of the input.
         channels (int): Channels C of the output.
         stride (int): 1 or 2.
+        dilation (int): Dilation of the convolution.
         norm_cfg (dict): A norm of feature maps.
         drop_path (float): Probability of dropping the branch of an image.
     """
@@ -52,12 +53,15 @@ class SixthBlock(nn.Module):
         in_channels: int,
         channels: int,
         stride: int,
+        dilation: int,
         norm_cfg: dict,
         drop_path: float,
     ) -> None:
         super().__init__()
         self.shortcut = nn.Conv2d(in_channels, channels, 1, stride)
-        self.conv = nn.Conv2d(in_channels, channels, 3, stride, padding=1)
+        self.conv = nn.Conv2d(
+            in_channels, channels, 3, stride, dilation, dilation
+        )
         self.norm = build_norm_layer(norm_cfg, channels)[1]
         self.drop_path = StochasticDepth(drop_path)
 
@@ -101,12 +105,14 @@ class SixthNet(ContextBackbone):
         for i in range(self.num_stages):
             blocks = []
             for j, rate in enumerate(rates[i]):
-                stride = 2 if i > 0 and j == 0 else 1
+                geometry = 1, self.dilations[i]
+                if i > 0 and j == 0:
+                    geometry = self._entry(i)
                 blocks.append(
                     SixthBlock(
                         channels,
                         arch['channels'][i],
-                        stride,
+                        *geometry,
                         self.norm_cfg,
                         rate,
                     )

@@ -19,6 +19,7 @@ SHAPES = [
     (3, 6, 2, 5, 6, 1),
 ]
 backends = pytest.mark.parametrize('backend', BACKENDS)
+dilations = pytest.mark.parametrize('dilation', [1, 2])
 
 
 def make(n, c, g, k, h, w, dtype=torch.float64):
@@ -27,14 +28,15 @@ def make(n, c, g, k, h, w, dtype=torch.float64):
     return value, weight
 
 
-def by_definition(value, weight, k):
+def by_definition(value, weight, k, dilation):
     """The docstring's sum, one element at a time."""
     h, w = value.shape[2:]
     g = weight.shape[1]
     out = torch.zeros_like(value)
     for i, j, y, x in torch.cartesian_prod(*map(torch.arange, value.shape)):
         for t in range(k * k):
-            yy, xx = y + t // k - k // 2, x + t % k - k // 2
+            yy = y + dilation * (t // k - k // 2)
+            xx = x + dilation * (t % k - k // 2)
             if 0 <= yy < h and 0 <= xx < w:
                 out[i, j, y, x] += (
                     weight[i, j % g, t, y, x] * value[i, j, yy, xx]
@@ -43,31 +45,35 @@ def by_definition(value, weight, k):
 
 
 @backends
+@dilations
 @pytest.mark.parametrize('shape', SHAPES[:4])
-def test_definition(backend, shape):
+def test_definition(backend, dilation, shape):
     value, weight = (x.detach() for x in make(*shape))
-    out = local_aggregation(value, weight, shape[3], backend)
-    torch.testing.assert_close(out, by_definition(value, weight, shape[3]))
+    out = local_aggregation(value, weight, shape[3], backend, dilation)
+    expected = by_definition(value, weight, shape[3], dilation)
+    torch.testing.assert_close(out, expected)
 
 
 @backends
+@dilations
 @pytest.mark.parametrize('shape', SHAPES)
-def test_gradients(backend, shape):
+def test_gradients(backend, dilation, shape):
     inputs = make(*shape)
 
     def function(value, weight):
-        return local_aggregation(value, weight, shape[3], backend)
+        return local_aggregation(value, weight, shape[3], backend, dilation)
 
     assert torch.autograd.gradcheck(function, inputs, fast_mode=True)
 
 
 @backends
+@dilations
 @pytest.mark.parametrize('shape', SHAPES[:3])
-def test_second_derivatives(backend, shape):
+def test_second_derivatives(backend, dilation, shape):
     inputs = make(*shape)
 
     def function(value, weight):
-        return local_aggregation(value, weight, shape[3], backend)
+        return local_aggregation(value, weight, shape[3], backend, dilation)
 
     assert torch.autograd.gradgradcheck(function, inputs, fast_mode=True)
 
@@ -175,10 +181,10 @@ def test_cpu_backend_copies_no_taps():
     """No intermediate is larger than one feature map, forward and backward."""
     value, weight = (x.detach() for x in make(2, 16, 2, 3, 8, 8))
     with LargestAllocation() as mode:
-        out = cpu.forward(value, weight, 3)
+        out = cpu.forward(value, weight, 3, 1)
     assert mode.largest == value.numel()
     with LargestAllocation() as mode:
-        cpu.backward(out, value, weight, 3)
+        cpu.backward(out, value, weight, 3, 1)
     assert mode.largest == max(value.numel(), weight.numel())
 
 
@@ -187,11 +193,12 @@ def test_cpu_backend_copies_no_taps():
 def test_slices_of_any_size(shape, size, monkeypatch):
     """One weight channel at a time, and some channels or images."""
     value, weight = (x.detach() for x in make(*shape))
-    whole = cpu.forward(value, weight, shape[3])
-    grads = cpu.backward(whole, value, weight, shape[3])
+    geometry = shape[3], 1
+    whole = cpu.forward(value, weight, *geometry)
+    grads = cpu.backward(whole, value, weight, *geometry)
     monkeypatch.setattr(cpu, 'SLICE', size)
-    torch.testing.assert_close(cpu.forward(value, weight, shape[3]), whole)
-    for a, b in zip(cpu.backward(whole, value, weight, shape[3]), grads):
+    torch.testing.assert_close(cpu.forward(value, weight, *geometry), whole)
+    for a, b in zip(cpu.backward(whole, value, weight, *geometry), grads):
         torch.testing.assert_close(a, b)
 
 
@@ -226,7 +233,7 @@ def test_operator_registration():
     """Fake and autograd implementations are consistent."""
     inputs = make(1, 4, 2, 3, 5, 6)
     torch.library.opcheck(
-        torch.ops.mmctx.local_aggregation, (*inputs, 3, 'cpu')
+        torch.ops.mmctx.local_aggregation, (*inputs, 3, 2, 'cpu')
     )
 
 
@@ -294,6 +301,8 @@ def test_bad_dtype_and_backend():
     value, weight = torch.zeros(1, 4, 5, 5), torch.zeros(1, 2, 9, 5, 5)
     with pytest.raises(TypeError, match='value must be floating'):
         local_aggregation(value.int(), weight, 3)
+    with pytest.raises(ValueError, match='dilation must.*got 0'):
+        local_aggregation(value, weight, 3, dilation=0)
     with pytest.raises(ValueError, match=r"backend.*'cuda'"):
         local_aggregation(value, weight, 3, 'cuda')
     if 'TRITON_INTERPRET' not in os.environ:

@@ -65,22 +65,22 @@ def empty_tensors_hold_nan():
         torch.use_deterministic_algorithms(False)
 
 
-def run(value, weight, k, backend):
+def run(value, weight, k, backend, dilation=1):
     """Output and both gradients for a fixed gradient of the output."""
     value = value.detach().requires_grad_()
     weight = weight.detach().requires_grad_()
-    out = local_aggregation(value, weight, k, backend)
+    out = local_aggregation(value, weight, k, backend, dilation)
     # Integers: the same numbers in every dtype.
     probe = torch.arange(out.numel(), device=out.device) % 5 - 2
     out.backward(probe.view(out.shape).to(out.dtype))
     return out.detach(), value.grad, weight.grad
 
 
-def compare(value, weight, k):
+def compare(value, weight, k, dilation=1):
     """Kernels against the reference's float64 sums over the same values."""
     with empty_tensors_hold_nan():
-        results = run(value, weight, k, 'triton')
-    exact = run(value.double(), weight.double(), k, 'reference')
+        results = run(value, weight, k, 'triton', dilation)
+    exact = run(value.double(), weight.double(), k, 'reference', dilation)
     for got, want, operand in zip(results, exact, (value, value, weight)):
         assert got.dtype == operand.dtype
         assert got.stride() == torch.empty_like(operand).stride()
@@ -128,6 +128,12 @@ def test_equals_reference(layout):
 )
 def test_shapes(shape, layout):
     compare(*make(shape, layout=layout), shape[3])
+
+
+@kernels
+@pytest.mark.parametrize('layout', ['contiguous', 'channels_last'])
+def test_dilation(layout):
+    compare(*make((1, 4, 2, 3, 5, 4), layout=layout), 3, dilation=2)
 
 
 @kernels
@@ -181,7 +187,7 @@ def test_empty_batch():
 def test_operator_registration():
     """Fake outputs have the strides of real ones."""
     value, weight = make((1, 2, 1, 3, 2, 1), layout='channels_last')
-    args = value.requires_grad_(), weight.requires_grad_(), 3, 'triton'
+    args = value.requires_grad_(), weight.requires_grad_(), 3, 1, 'triton'
     torch.library.opcheck(torch.ops.mmctx.local_aggregation, args)
 
 

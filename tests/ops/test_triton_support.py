@@ -131,7 +131,7 @@ def test_other_errors_end_the_run(monkeypatch):
     monkeypatch.setattr(triton_support, 'refuse_triton', lambda **_: None)
     inputs = aggregation_inputs(torch.contiguous_format)
     with pytest.raises(torch.OutOfMemoryError):
-        local_aggregation(*inputs, 3, 'triton')
+        local_aggregation(*inputs, 3, backend='triton')
 
 
 class OnGPU:
@@ -193,8 +193,8 @@ def test_hands_launches_to_a_tool():
     inputs = aggregation_inputs(torch.contiguous_format)
     kernels = __import__('mmctx.ops.local_aggregation.triton', fromlist=['_'])
     with triton_support.launching(lambda *launch: seen.append(launch)):
-        kernels.forward(*inputs, 3)
-        kernels.forward(*(x[:0] for x in inputs), 3)
+        kernels.forward(*inputs, 3, 1)
+        kernels.forward(*(x[:0] for x in inputs), 3, 1)
     ((kernel, programs, args, options),) = seen
     assert kernel is kernels._aggregate and programs > 0
     assert args[0] is inputs[0] and options['KERNEL'] == 3

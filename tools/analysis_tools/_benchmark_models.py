@@ -120,6 +120,14 @@ def _resident(field):
     return int(re.search(rf'{field}:\s+(\d+)', status)[1]) / 1024
 
 
+def resident_growth(run):
+    """MiB that a call adds to this process's resident set at its peak."""
+    before = _resident('VmRSS')
+    Path('/proc/self/clear_refs').write_text('5')  # reset the peak
+    run()
+    return _resident('VmHWM') - before
+
+
 def _resident_peak(name, mode, shape, args, threads):
     torch.set_num_threads(threads)
     # Libraries load and start their threads with the first operators.
@@ -132,10 +140,7 @@ def _resident_peak(name, mode, shape, args, threads):
     step(small, mode, place(torch.randn(2, 3, 32, 32), args), args.amp)
     model = prepare(name, mode, args)
     x = place(torch.randn(shape), args)
-    before = _resident('VmRSS')
-    Path('/proc/self/clear_refs').write_text('5')  # reset the peak
-    step(model, mode, x, args.amp)
-    return _resident('VmHWM') - before
+    return resident_growth(lambda: step(model, mode, x, args.amp))
 
 
 def gpu_peak(run):

@@ -68,7 +68,8 @@ class _Driver:
 
 @contextmanager
 def _compiling_for(target, device='here'):
-    before = driver._active
+    # Asking for the active driver would look for a GPU.
+    before = vars(driver).get('_active') or vars(driver).get('active')
     driver.set_active(_Driver(target, device))
     try:
         yield

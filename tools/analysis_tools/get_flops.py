@@ -20,6 +20,7 @@ from torch.utils.flop_counter import FlopCounterMode, sdpa_flop_count
 
 import mmctx.ops  # noqa: F401  (defines the operators counted below)
 from mmctx.engine import cli
+from tools.analysis_tools._benchmark_models import resident_growth
 
 
 def local_aggregation_flop(value, weight, *_, **__):
@@ -160,6 +161,12 @@ def parse_args(argv=None):
         action='store_true',
         help='count the backbone alone, all four stages',
     )
+    parser.add_argument(
+        '--memory',
+        action='store_true',
+        help='also measure what the forward pass of one image adds to the '
+        'memory of the process (Linux)',
+    )
     args = parser.parse_args(argv)
     if args.shape and (len(args.shape) > 2 or min(args.shape) < 1):
         parser.error('--shape takes one or two positive numbers')
@@ -176,10 +183,18 @@ def main(argv=None):
     model = build_model(cfg)
     if args.backbone:
         model = model.backbone
-        counts = count_multiply_adds(lambda: model(torch.rand(1, *shape)))
-    else:
-        counts = count_multiply_adds(lambda: forward(model, scope, shape))
-    report(model, counts, shape)
+
+    @torch.no_grad()
+    def run(shape=shape):
+        if args.backbone:
+            return model(torch.rand(1, *shape))
+        return forward(model, scope, shape)
+
+    if args.memory:
+        run((3, 64, 64))  # Libraries load with the first operators.
+        print(f'Peak memory of the forward pass: {resident_growth(run):.0f} '
+              'MiB')  # fmt: skip
+    report(model, count_multiply_adds(run), shape)
 
 
 if __name__ == '__main__':

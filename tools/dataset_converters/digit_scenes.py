@@ -6,6 +6,9 @@ sizes and counts, or for machines where data is prepared beforehand.
 
 import argparse
 import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 from mmctx.datasets import Classification, Scenes, make_digit_scenes
 

@@ -14,10 +14,12 @@ from mmengine.utils.dl_utils.parrots_wrapper import _BatchNorm
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
+from mmctx.suggestions import did_you_mean
 from mmctx.weights.fit import load_backbone
 
 NUM_STAGES = 4
 STRIDES = (4, 8, 16, 32)
+OUTPUT_STRIDES = (32, 16, 8)
 MIN_SIZE = 32
 #: What `Pretrained` has and a file that is read on the CPU does not need.
 _UNUSED = ('type', 'map_location')
@@ -88,6 +90,27 @@ class TokenNorm(nn.Module):
         return x, token if token is None else self.norm(token)
 
 
+def complete_patches(
+    x: Tensor, patch_size: int, stride: int, dilation: int
+) -> Tensor:
+    """Pad a feature map by zeros, where its last patches leave it.
+
+    Args:
+        x (Tensor): (N, C, H, W).
+        patch_size (int): Pixels on the side of a patch.
+        stride (int): Distance of neighbouring patches.
+        dilation (int): Distance of neighbouring pixels of a patch.
+
+    Returns:
+        Tensor: Larger at the bottom and right, such that a convolution of the
+        patches returns ceil(H / stride) x ceil(W / stride) pixels.
+    """
+    overlap = (patch_size - 1) * dilation + 1 - stride
+    bottom = -x.shape[2] % stride + overlap
+    right = -x.shape[3] % stride + overlap
+    return F.pad(x, (0, right, 0, bottom)) if bottom or right else x
+
+
 class PatchEmbedding(nn.Module):
     """Project patches to pixels of a coarser feature map, then normalise.
 
@@ -96,6 +119,8 @@ class PatchEmbedding(nn.Module):
         channels (int): Channels C of the output.
         patch_size (int): Side of a patch.
         norm_cfg (dict): A norm over the last dimension.
+        stride (int): Distance of neighbouring patches.
+        dilation (int): Distance of neighbouring pixels of a patch.
     """
 
     def __init__(
@@ -104,18 +129,19 @@ class PatchEmbedding(nn.Module):
         channels: int,
         patch_size: int,
         norm_cfg: dict,
+        stride: int,
+        dilation: int,
     ) -> None:
         super().__init__()
-        self.patch_size = patch_size
-        self.proj = nn.Conv2d(in_channels, channels, patch_size, patch_size)
+        self.geometry = patch_size, stride, dilation
+        self.proj = nn.Conv2d(
+            in_channels, channels, patch_size, stride, dilation=dilation
+        )
         self.norm = TokenNorm(channels, norm_cfg)
 
     def forward(self, x: Tensor) -> Tensor:
-        """(N, C_in, H, W) to (N, C, ceil(H / patch), ceil(W / patch))."""
-        bottom = -x.shape[2] % self.patch_size
-        right = -x.shape[3] % self.patch_size
-        if bottom or right:
-            x = F.pad(x, (0, right, 0, bottom))
+        """(N, C_in, H, W) to (N, C, ceil(H / stride), ceil(W / stride))."""
+        x = complete_patches(x, *self.geometry)
         x = self.proj(x.contiguous(memory_format=torch.channels_last))
         return self.norm(x)[0]
 
@@ -134,6 +160,12 @@ class ContextBackbone(BaseModule):
         out_indices (int or Sequence[int]): Stages whose feature maps are
             returned, 0 to 3 (strides 4, 8, 16, 32); negative ones count from
             the last. Defaults to (0, 1, 2, 3).
+        output_stride (int): Largest stride, 32, 16 or 8, as `DeepLab
+            <https://arxiv.org/abs/1706.05587>`_ and timm name it. A stage
+            that would exceed it keeps the resolution and its convolutions are
+            dilated, by 2, then 4. Parameters stay the same, and so do the
+            feature maps at every second or fourth pixel, except for global
+            means, attention, and samples between pixels. Defaults to 32.
         frozen_stages (int): -1 freezes nothing, 0 the stem, i the stem and
             the first i stages: no gradients, norms in evaluation mode.
             Defaults to -1.
@@ -165,6 +197,7 @@ class ContextBackbone(BaseModule):
         stage_channels: Sequence[int],
         in_channels: int = 3,
         out_indices: Union[int, Sequence[int]] = (0, 1, 2, 3),
+        output_stride: int = 32,
         frozen_stages: int = -1,
         norm_eval: bool = False,
         with_cp: bool = False,
@@ -181,17 +214,43 @@ class ContextBackbone(BaseModule):
                 'frozen_stages must be -1 (nothing), 0 (stem) or 1 to '
                 f'{NUM_STAGES} (stem and stages), got {frozen_stages!r}.'
             )
+        if (
+            not isinstance(output_stride, int)
+            or output_stride not in OUTPUT_STRIDES
+        ):
+            raise ValueError(
+                f'output_stride must be one of {OUTPUT_STRIDES}, got '
+                f'{output_stride!r}.'
+            )
         self.norm_cfg = self._resolve_norm_cfg(norm_cfg)
         self.in_channels = in_channels
         self.out_indices = self._resolve_out_indices(out_indices)
         self.num_stages = self.out_indices[-1] + 1
         self.out_channels = tuple(stage_channels[i] for i in self.out_indices)
-        self.out_strides = tuple(STRIDES[i] for i in self.out_indices)
+        self.output_stride = output_stride
+        self.stage_strides = tuple(min(s, output_stride) for s in STRIDES)
+        #: Of the layers of each stage behind the first, see :meth:`_entry`.
+        self.dilations = tuple(
+            full // kept for full, kept in zip(STRIDES, self.stage_strides)
+        )
+        self.out_strides = tuple(
+            self.stage_strides[i] for i in self.out_indices
+        )
         self.frozen_stages = frozen_stages
         self.norm_eval = norm_eval
         self.with_cp = with_cp
         self.stem: nn.Module = nn.Identity()
         self.stages = nn.ModuleList()
+
+    def _entry(self, stage: int) -> tuple[int, int]:
+        """Stride and dilation of the layer that leads into a stage.
+
+        It reads what the stage before returns, and is dilated as that is.
+        """
+        if stage == 0:
+            return STRIDES[0], 1
+        before, after = self.stage_strides[stage - 1 : stage + 1]
+        return after // before, self.dilations[stage - 1]
 
     @classmethod
     def _resolve_arch(
@@ -232,6 +291,7 @@ class ContextBackbone(BaseModule):
                 f'{name} arch must be one of {list(cls.arch_settings)}, or a '
                 f'dict with {sorted(required)}{options}, four values (one per '
                 f'stage) in each of {list(per_stage)}, got {arch!r}.'
+                f'{did_you_mean(arch, cls.arch_settings)}'
             )
         if any(depth < 1 for depth in config[depths]):
             raise ValueError(

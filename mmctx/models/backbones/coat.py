@@ -151,6 +151,7 @@ class CoaTStage(nn.Module):
         position_encoding (bool): Build the encoding that starts each block.
         relative_position_encoding (bool): Build that of the attention.
         with_cp (bool): As in :class:`Stage`.
+        dilation (int): Of the position encodings.
     """
 
     _run = Stage._run
@@ -163,17 +164,18 @@ class CoaTStage(nn.Module):
         position_encoding: bool,
         relative_position_encoding: bool,
         with_cp: bool,
+        dilation: int,
     ) -> None:
         super().__init__()
         self.embedding = embedding
         self.cls_token = nn.Parameter(torch.zeros(1, 1, channels))
         self.position_encoding = (
-            ConvPositionEncoding(channels)
+            ConvPositionEncoding(channels, dilation)
             if position_encoding
             else nn.Identity()
         )
         self.relative_encoding = (
-            ConvRelativePositionEncoding(channels)
+            ConvRelativePositionEncoding(channels, dilation)
             if relative_position_encoding
             else None
         )
@@ -414,6 +416,7 @@ class CoaT(ContextBackbone):
                 arch['embed_dims'][i],
                 STRIDES[0] if i == 0 else 2,
                 {**self.norm_cfg, 'eps': 1e-5},
+                *self._entry(i),
             )
             if i == 0:
                 self.stem, embedding = embedding, nn.Identity()
@@ -424,6 +427,7 @@ class CoaT(ContextBackbone):
                 position_encoding,
                 relative_position_encoding,
                 self.with_cp,
+                self.dilations[i],
             )
             self.stages.append(stage)
         self._make_parallel_part(arch, co_scale, drop_path_rate)

@@ -51,6 +51,7 @@ class ContainerBlock(nn.Module):
         mlp_ratio (float): Hidden channels of the MLP per channel.
         norm_cfg (dict): A norm of feature maps.
         drop_path (float): Probability of dropping a branch of an image.
+        dilation (int): Of position encoding and kernels.
         **aggregation: See :class:`ContextAggregation`.
     """
 
@@ -61,14 +62,16 @@ class ContainerBlock(nn.Module):
         mlp_ratio: float,
         norm_cfg: dict,
         drop_path: float,
+        dilation: int,
         **aggregation: Any,
     ) -> None:
         super().__init__()
         self.embedding = embedding
-        self.position_encoding = ConvPositionEncoding(channels)
+        self.position_encoding = ConvPositionEncoding(channels, dilation)
         self.aggregation = ContextAggregation(
             channels,
             norm=build_norm_layer(norm_cfg, channels)[1],
+            dilation=dilation,
             **aggregation,
         )
         self.feed = ConvMLP(channels, int(channels * mlp_ratio), norm_cfg)
@@ -223,6 +226,7 @@ class Container(ContextBackbone):
             channels,
             2 if index else STRIDES[0],
             dict(type='LN'),
+            *self._entry(index),
         )
         if index == 0:
             self.stem, embedding = embedding, nn.Identity()
@@ -237,6 +241,7 @@ class Container(ContextBackbone):
                 arch['mlp_ratios'][index],
                 self.norm_cfg,
                 drop_path,
+                self.dilations[index],
                 size=(TABLE_SIZE // STRIDES[index],) * 2,
                 **options,
             )

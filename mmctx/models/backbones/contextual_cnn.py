@@ -8,7 +8,6 @@ from torch import Tensor
 
 from mmctx.models.backbones.base import (
     NUM_STAGES,
-    STRIDES,
     ContextBackbone,
     Stage,
     drop_path_rates,
@@ -343,14 +342,14 @@ class ContextualCNN(ContextBackbone):
             valid_sizes = sizes_without_padding(x)
         x = self.stem(x)
         maps, scores, masks = [], [], []
-        valid = halved(valid_sizes, STRIDES[0])
+        valid = halved(valid_sizes, self.stage_strides[0])
         # A contextual first stage sees all classes.
         _, considered, context = self.contextualizing(-1, x)
         for i, stage in enumerate(self.stages):
             if i < self.frozen_stages and context is not None:
                 context = context.detach()
             x = stage(x, context, valid)
-            valid = halved(valid_sizes, STRIDES[i])
+            valid = halved(valid_sizes, self.stage_strides[i])
             if i in self.out_indices:
                 maps.append(x.contiguous())
             # The choice of classes passes no gradient.

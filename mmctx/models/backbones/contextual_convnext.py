@@ -4,12 +4,15 @@ from typing import Optional, Union
 
 import torch
 import torch.nn as nn
-import torch.nn.functional as F
 from mmcv.cnn import build_norm_layer
 from mmengine.registry import MODELS
 from torch import Tensor
 
-from mmctx.models.backbones.base import STRIDES, PatchEmbedding
+from mmctx.models.backbones.base import (
+    STRIDES,
+    PatchEmbedding,
+    complete_patches,
+)
 from mmctx.models.backbones.contextual_cnn import ContextualCNN
 from mmctx.models.layers import ContextualConv2d
 from mmctx.models.layers.mlp import TokenMLP
@@ -27,21 +30,29 @@ class Downsample(nn.Module):
         in_channels (int): Channels of the input.
         channels (int): Channels of the output.
         norm_cfg (dict): A layer norm.
+        stride (int): 2, or 1 to keep the resolution.
+        dilation (int): Dilation of the convolution.
     """
 
     def __init__(
-        self, in_channels: int, channels: int, norm_cfg: dict
+        self,
+        in_channels: int,
+        channels: int,
+        norm_cfg: dict,
+        stride: int,
+        dilation: int,
     ) -> None:
         super().__init__()
+        self.stride = stride
+        self.dilation = dilation
         self.norm = build_norm(norm_cfg, in_channels)
-        self.conv = nn.Conv2d(in_channels, channels, 2, 2)
+        self.conv = nn.Conv2d(
+            in_channels, channels, 2, stride, dilation=dilation
+        )
 
     def forward(self, x: Tensor) -> Tensor:
-        """(N, C_in, H, W) to (N, C, ceil(H / 2), ceil(W / 2))."""
-        x = self.norm(x)
-        height, width = x.shape[2:]
-        if height % 2 or width % 2:
-            x = F.pad(x, (0, width % 2, 0, height % 2))
+        """(N, C_in, H, W) to (N, C, ceil(H / stride), ceil(W / stride))."""
+        x = complete_patches(self.norm(x), 2, self.stride, self.dilation)
         return self.conv(x)
 
 
@@ -54,8 +65,7 @@ class ConvNeXtBlock(nn.Module):
         norm_cfg (dict): A layer norm.
         layer_scale (float): Initial layer scale of the branch.
         drop_path (float): Probability of dropping the branch.
-        downsample (nn.Module, optional): Precedes the block and halves the
-            feature map.
+        downsample (Downsample, optional): Precedes the block.
     """
 
     def __init__(
@@ -70,7 +80,7 @@ class ConvNeXtBlock(nn.Module):
         super().__init__()
         channels = conv.out_channels
         self.contextual = contextual
-        self.stride = 1 if downsample is None else 2
+        self.stride = 1 if downsample is None else downsample.stride
         self.downsample = downsample or nn.Identity()
         self.conv = conv
         self.norm = build_norm_layer(norm_cfg, channels)[1]
@@ -146,7 +156,11 @@ class ContextualConvNeXt(ContextualCNN):
 
     def _make_stem(self) -> nn.Module:
         return PatchEmbedding(
-            self.in_channels, self.channels[0], STRIDES[0], self.norm_cfg
+            self.in_channels,
+            self.channels[0],
+            STRIDES[0],
+            self.norm_cfg,
+            *self._entry(0),
         )
 
     def _make_block(
@@ -155,12 +169,16 @@ class ContextualConvNeXt(ContextualCNN):
         channels, downsample = self.channels[stage], None
         if stage > 0 and index == 0:
             downsample = Downsample(
-                self.channels[stage - 1], channels, self.norm_cfg
+                self.channels[stage - 1],
+                channels,
+                self.norm_cfg,
+                *self._entry(stage),
             )
         conv_type = nn.Conv2d if conv_cfg is None else ContextualConv2d
+        dilation = self.dilations[stage]
         conv = conv_type(
-            channels, channels, 7, padding=3, groups=channels,
-            **(conv_cfg or {}),
+            channels, channels, 7, padding=3 * dilation, dilation=dilation,
+            groups=channels, **(conv_cfg or {}),
         )  # fmt: skip
         return ConvNeXtBlock(
             conv,

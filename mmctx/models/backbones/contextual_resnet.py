@@ -103,12 +103,14 @@ class ContextualResNet(ResNetSkeleton, ContextualCNN):
     def _make_block(
         self, stage: int, index: int, rate: float, conv_cfg: Optional[dict]
     ) -> nn.Module:
-        width, stride = self._operator_width(stage), self._stride(stage, index)
-        operator = self._make_conv(width, stride)
+        width = self._operator_width(stage)
+        stride, dilation = self._geometry(stage, index)
+        operator = self._make_conv(width, stride, dilation)
         if conv_cfg is not None:
             conv = ContextualConv2d(
-                width, width, 3, stride, padding=1, bias=False, **conv_cfg
-            )
+                width, width, 3, stride, dilation, dilation, bias=False,
+                **conv_cfg,
+            )  # fmt: skip
             operator = ContextualOperator(conv, *operator[1:])
         return self._make_bottleneck(
             stage,

@@ -17,6 +17,7 @@ from mmctx.models.backbones.base import (
     drop_path_rates,
 )
 from mmctx.models.layers import PatchwiseTransformerEncoder
+from mmctx.models.layers.pooling import average_pool
 from mmctx.ops import add_conv
 from mmctx.registry import register
 from mmctx.weights.keys import contnet as keys
@@ -44,11 +45,6 @@ class Stem(nn.Sequential):
         return super().forward(x.contiguous(memory_format=torch.channels_last))
 
 
-def _pool() -> nn.AvgPool2d:
-    """Halve a feature map; means at an odd border exclude what is outside."""
-    return nn.AvgPool2d(2, ceil_mode=True, count_include_pad=False)
-
-
 class ConTBlock(nn.Module):
     """Transformer encoders and a convolution, with a shortcut around them.
 
@@ -64,9 +60,8 @@ class ConTBlock(nn.Module):
         conv (nn.Module): From (N, C, H, W) to the block's output.
         norm_cfg (dict): Norm layer.
         shortcut (nn.Module, optional): Projection. Defaults to the identity.
-        pool_shortcut (bool): Average pooling before the projection.
-            Defaults to False.
-        pool_input (bool): Average pooling of the input. Defaults to False.
+        pool_shortcut (nn.Module, optional): Pooling before the projection.
+        pool_input (nn.Module, optional): Pooling of the input.
         drop_rate (float): Dropout of the output. Defaults to 0.
     """
 
@@ -77,19 +72,19 @@ class ConTBlock(nn.Module):
         conv: nn.Module,
         norm_cfg: dict,
         shortcut: Optional[nn.Module] = None,
-        pool_shortcut: bool = False,
-        pool_input: bool = False,
+        pool_shortcut: Optional[nn.Module] = None,
+        pool_input: Optional[nn.Module] = None,
         drop_rate: float = 0.0,
     ) -> None:
         super().__init__()
-        self.pool_input = _pool() if pool_input else nn.Identity()
+        self.pool_input = pool_input or nn.Identity()
         self.norm = build_norm_layer(norm_cfg, channels)[1]
         self.act = nn.ReLU(inplace=True)
         self.ste = nn.Sequential(*encoders)
         self.conv = conv
         self.shortcut = shortcut
         if shortcut is not None:
-            self.pool_shortcut = _pool() if pool_shortcut else nn.Identity()
+            self.pool_shortcut = pool_shortcut or nn.Identity()
         self.dropout = nn.Dropout(drop_rate)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -226,7 +221,9 @@ class ConTNet(ContextBackbone):
         self.dense = dense
         if not dense:
             strides = self.classification_strides
-            self.out_strides = tuple(strides[i] for i in self.out_indices)
+            self.out_strides = tuple(
+                min(strides[i], self.output_stride) for i in self.out_indices
+            )
         self.patch_sizes = self._resolve_patch_sizes(patch_sizes)
         self.last_patch_size = last_patch_size
         if groups < 1 or widths[0] % groups:
@@ -289,13 +286,17 @@ class ConTNet(ContextBackbone):
             PatchwiseTransformerEncoder(channels, size, **encoder_cfg)
             for size in sizes
         ]
-        options = dict(pool_input=self.dense and stage > 0 and index == 0)
+        dilation, options = self.dilations[stage], {}
+        if self.dense and stage > 0 and index == 0:
+            options.update(pool_input=average_pool(2, *self._entry(stage)))
         if index < self.arch['depths'][stage] - 1:
-            conv = self._conv3x3(channels, channels)
+            conv = self._conv3x3(channels, channels, 1, dilation)
         elif stage < NUM_STAGES - 1:
-            stride = 1 if self.dense else 2
-            pool = self.avg_down and not self.dense
-            conv = self._conv3x3(channels, 2 * channels, stride)
+            stride = 1 if self.dense else self._entry(stage + 1)[0]
+            pool = None
+            if self.avg_down and not self.dense:
+                pool = average_pool(2, stride, dilation)
+            conv = self._conv3x3(channels, 2 * channels, stride, dilation)
             options.update(
                 shortcut=self._conv1x1(
                     channels, 2 * channels, 1 if pool else stride
@@ -319,19 +320,20 @@ class ConTNet(ContextBackbone):
         )  # fmt: skip
 
     def _conv3x3(
-        self, in_channels: int, out_channels: int, stride: int = 1
+        self, in_channels: int, out_channels: int, stride: int, dilation: int
     ) -> nn.Module:
+        geometry = 3, stride, dilation, dilation
         if self.separable:
             return nn.Sequential(
                 nn.Conv2d(
-                    in_channels, in_channels, 3, stride, padding=1,
+                    in_channels, in_channels, *geometry,
                     groups=in_channels, bias=False,
                 ),
                 self._conv1x1(in_channels, out_channels),
             )  # fmt: skip
         return nn.Conv2d(
-            in_channels, out_channels, 3, stride, padding=1,
-            groups=self.groups, bias=False,
+            in_channels, out_channels, *geometry, groups=self.groups,
+            bias=False,
         )  # fmt: skip
 
     def _reset_parameters(self) -> None:

@@ -13,6 +13,7 @@ from torch import Tensor
 from mmctx.models.layers import CoTLayer, CoXtLayer
 from mmctx.models.layers.bottleneck import Bottleneck, conv_norm, resolve_depth
 from mmctx.models.layers.norms import VectorSequential
+from mmctx.models.layers.pooling import average_pool
 from mmctx.registry import register
 from mmctx.weights.keys import cotnet as keys
 
@@ -34,15 +35,19 @@ class SEConv(nn.Module):
     Args:
         channels (int): Channels of input and output.
         stride (int): Stride of the convolution.
+        dilation (int): Dilation of the convolution.
         norm_cfg (dict): Norm layers.
     """
 
-    def __init__(self, channels: int, stride: int, norm_cfg: dict) -> None:
+    def __init__(
+        self, channels: int, stride: int, dilation: int, norm_cfg: dict
+    ) -> None:
         super().__init__()
         hidden = max(channels // 4, 32)
         self.conv = conv_norm(
-            channels, channels, 3, stride, norm_cfg, nn.SiLU(inplace=True)
-        )
+            channels, channels, 3, stride, norm_cfg, nn.SiLU(inplace=True),
+            dilation=dilation,
+        )  # fmt: skip
         self.gate = VectorSequential(
             nn.Conv2d(channels, hidden, 1),
             build_norm_layer(norm_cfg, hidden)[1],
@@ -62,18 +67,29 @@ class BlurPool(nn.Module):
 
     Args:
         channels (int): Channels, filtered one by one.
+        stride (int): 2, or 1 to keep the resolution.
+        dilation (int): Dilation of the filter.
     """
 
-    def __init__(self, channels: int) -> None:
+    def __init__(self, channels: int, stride: int, dilation: int) -> None:
         super().__init__()
+        self.stride = stride
+        self.dilation = dilation
         taps = torch.tensor([1.0, 2.0, 1.0]) / 4
         kernel = torch.outer(taps, taps).expand(channels, 1, 3, 3)
         self.register_buffer('kernel', kernel.clone(), persistent=False)
 
     def forward(self, x: Tensor) -> Tensor:
-        """(N, C, H, W) to (N, C, ceil(H / 2), ceil(W / 2))."""
-        x = F.pad(x, (1, 1, 1, 1), mode='reflect')
-        return F.conv2d(x, self.kernel, stride=2, groups=x.shape[1])
+        """(N, C, H, W) to (N, C, ceil(H / stride), ceil(W / stride))."""
+        d = self.dilation
+        for dim in (2, 3):
+            # Reflections among every d-th pixel.
+            end = x.shape[dim] - 2 * d
+            parts = x.narrow(dim, d, d), x, x.narrow(dim, end, d)
+            x = torch.cat(parts, dim)
+        return F.conv2d(
+            x, self.kernel, None, self.stride, 0, d, groups=x.shape[1]
+        )
 
 
 @register(MODELS)
@@ -162,27 +178,32 @@ class CoTNet(ResNetSkeleton, ContextBackbone):
         use_cot = (
             stage in self.cot_stages and index % self.cot_every[stage] == 0
         )
-        parts = self._make_operator(
-            self._operator_width(stage), self._stride(stage, index), use_cot
-        )
+        parts = self._make_operator(stage, index, use_cot)
         return self._make_bottleneck(stage, index, drop_path, **parts)
 
     def _make_operator(
-        self, width: int, stride: int, use_cot: bool
+        self, stage: int, index: int, use_cot: bool
     ) -> dict[str, nn.Module]:
         """The operator of a block and the pooling around it.
 
         A CoT layer has stride 1: an average pool before it reduces resolution.
         """
+        width = self._operator_width(stage)
+        geometry = self._geometry(stage, index)
         if not use_cot:
-            return dict(operator=self._make_conv(width, stride))
-        layer = self.layer_type(
-            width, context=self.context, norm_cfg=self.norm_cfg
-        )
-        if stride == 1:
+            return dict(operator=self._make_conv(width, *geometry))
+        layer = self._make_cot(width, self.dilations[stage])
+        if index or self.strides[stage] == 1:
             return dict(operator=layer)
-        pool = nn.AvgPool2d(3, stride, padding=1)
-        return dict(operator=layer, pool_before=pool)
+        return dict(operator=layer, pool_before=average_pool(3, *geometry))
+
+    def _make_cot(self, width: int, dilation: int) -> CoTLayer:
+        return self.layer_type(
+            width,
+            context=self.context,
+            norm_cfg=self.norm_cfg,
+            dilation=dilation,
+        )
 
 
 @register(MODELS)
@@ -259,20 +280,26 @@ class SECoTNetD(CoTNet):
             )  # fmt: skip
         return nn.Sequential(*layers)
 
-    def _make_conv(self, width: int, stride: int) -> nn.Module:
-        return SEConv(width, stride, self.norm_cfg)
+    def _make_conv(self, width: int, stride: int, dilation: int) -> nn.Module:
+        return SEConv(width, stride, dilation, self.norm_cfg)
 
     def _make_operator(
-        self, width: int, stride: int, use_cot: bool
+        self, stage: int, index: int, use_cot: bool
     ) -> dict[str, nn.Module]:
-        if stride == 1 or not self.blur_pool:
-            return super()._make_operator(width, stride, use_cot)
-        parts = super()._make_operator(width, 1, use_cot)
-        return dict(parts, pool_after=BlurPool(width))
+        if index or not self.blur_pool:
+            return super()._make_operator(stage, index, use_cot)
+        width = self._operator_width(stage)
+        stride, dilation = self._geometry(stage, index)
+        if use_cot:
+            operator = self._make_cot(width, dilation)
+        else:
+            operator = self._make_conv(width, 1, dilation)
+        pool = BlurPool(width, stride, dilation)
+        return dict(operator=operator, pool_after=pool)
 
     def _make_shortcut(
-        self, in_channels: int, out_channels: int, stride: int
+        self, in_channels: int, out_channels: int, stride: int, dilation: int
     ) -> nn.Module:
-        pool = nn.AvgPool2d(2, stride, ceil_mode=True, count_include_pad=False)
+        pool = average_pool(2, stride, dilation)
         conv = conv_norm(in_channels, out_channels, 1, 1, self.norm_cfg)
         return nn.Sequential(pool, *conv)

@@ -58,7 +58,8 @@ class PAMVisionTransformer(VisionTransformer):
     """mmpretrain's ``VisionTransformer`` with :class:`PAMAttention`.
 
     The network of Container-PAM is DeiT-S: ``arch='deit-small'``. The tables
-    have the size of the number of tokens at ``img_size``.
+    have the size of the number of tokens at ``img_size``. It has
+    one feature map and no ``output_stride``: ``patch_size`` is its stride.
 
     Args:
         *args: See ``VisionTransformer``.

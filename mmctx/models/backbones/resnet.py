@@ -55,9 +55,11 @@ class ResNetSkeleton:
         """Channels inside the bottlenecks."""
         return self.base_channels * 2**stage
 
-    def _stride(self, stage: int, index: int) -> int:
-        """Stride of a block."""
-        return self.strides[stage] if index == 0 else 1
+    def _geometry(self, stage: int, index: int) -> tuple[int, int]:
+        """Stride of a block, and dilation of the layer that has it."""
+        if index:
+            return 1, self.dilations[stage]
+        return self._entry(stage) if stage else (self.strides[0], 1)
 
     def _make_bottleneck(
         self,
@@ -84,7 +86,7 @@ class ResNetSkeleton:
                 channels[stage - 1] if stage else self._stem_out_channels()
             )
             shortcut = self._make_shortcut(
-                in_channels, out_channels, self._stride(stage, index)
+                in_channels, out_channels, *self._geometry(stage, index)
             )
         return block_type(
             in_channels, self._operator_width(stage), out_channels,
@@ -93,15 +95,16 @@ class ResNetSkeleton:
         )  # fmt: skip
 
     def _make_shortcut(
-        self, in_channels: int, out_channels: int, stride: int
+        self, in_channels: int, out_channels: int, stride: int, dilation: int
     ) -> nn.Sequential:
         return conv_norm(in_channels, out_channels, 1, stride, self.norm_cfg)
 
-    def _make_conv(self, width: int, stride: int) -> nn.Module:
+    def _make_conv(self, width: int, stride: int, dilation: int) -> nn.Module:
         """An ordinary convolution as operator."""
         return conv_norm(
-            width, width, 3, stride, self.norm_cfg, nn.ReLU(inplace=True)
-        )
+            width, width, 3, stride, self.norm_cfg, nn.ReLU(inplace=True),
+            dilation=dilation,
+        )  # fmt: skip
 
     def _reset_parameters(self) -> None:
         self._reset_modules(self.modules())

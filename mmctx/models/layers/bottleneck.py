@@ -8,6 +8,7 @@ from mmcv.cnn import build_norm_layer
 from torch import Tensor
 
 from mmctx.ops import add_conv_norm, apply_conv_norm
+from mmctx.suggestions import did_you_mean
 
 from .stochastic_depth import StochasticDepth
 
@@ -36,6 +37,7 @@ def resolve_depth(
         raise ValueError(
             f'{network} depth must be one of {sorted(settings)}, or four '
             f'positive numbers of blocks, got {depth!r}.'
+            f'{did_you_mean(depth, settings)}'
         )
     return depths
 
@@ -59,6 +61,7 @@ def conv_norm(
     stride: int,
     norm_cfg: dict,
     *tail: nn.Module,
+    dilation: int = 1,
 ) -> ConvNorm:
     """A bias-free "same" convolution, its norm and further layers."""
     conv = nn.Conv2d(
@@ -66,7 +69,8 @@ def conv_norm(
         out_channels,
         kernel_size,
         stride,
-        padding=kernel_size // 2,
+        padding=kernel_size // 2 * dilation,
+        dilation=dilation,
         bias=False,
     )
     return ConvNorm(conv, build_norm_layer(norm_cfg, out_channels)[1], *tail)

@@ -26,16 +26,22 @@ class KernelAffinity(nn.Conv2d):
         num_heads (int): Number of kernels: C for a depthwise convolution;
             fewer are shared by C / heads channels each.
         kernel_size (int): Odd side of the kernels.
+        dilation (int): Of the kernels. Defaults to 1.
     """
 
     def __init__(
-        self, channels: int, num_heads: int, kernel_size: int
+        self,
+        channels: int,
+        num_heads: int,
+        kernel_size: int,
+        dilation: int = 1,
     ) -> None:
         super().__init__(
             num_heads,
             num_heads,
             kernel_size,
-            padding=kernel_size // 2,
+            padding=kernel_size // 2 * dilation,
+            dilation=dilation,
             groups=num_heads,
         )
         self.sharers = channels // num_heads
@@ -47,7 +53,7 @@ class KernelAffinity(nn.Conv2d):
         weight = self.weight.repeat_interleave(self.sharers, 0)
         bias = self.bias.repeat_interleave(self.sharers)
         return F.conv2d(
-            v, weight, bias, padding=self.padding, groups=v.shape[1]
+            v, weight, bias, 1, self.padding, self.dilation, v.shape[1]
         )
 
 
@@ -179,6 +185,7 @@ class ContextAggregation(nn.Module):
             learns alpha and beta, as in the paper; both start at 1/2. A
             single affinity has weight 1. Defaults to 'sigmoid'.
         norm (nn.Module, optional): A norm of the input.
+        dilation (int): Of the kernels. Defaults to 1.
 
     Raises:
         ValueError: An argument is invalid, or heads do not divide the
@@ -197,6 +204,7 @@ class ContextAggregation(nn.Module):
         rank: Optional[int] = None,
         mixing: str = 'sigmoid',
         norm: Optional[nn.Module] = None,
+        dilation: int = 1,
     ) -> None:
         super().__init__()
         _check_choice('dynamic', dynamic, DYNAMIC)
@@ -219,7 +227,7 @@ class ContextAggregation(nn.Module):
             channels, channels * (3 if self.has_dynamic else 1), 1
         )
         self.static = _build_static(
-            static, channels, static_heads, kernel_size, size, rank
+            static, channels, static_heads, kernel_size, size, rank, dilation
         )
         self.mixing_weight = None
         if self.has_dynamic and self.static is not None:
@@ -280,6 +288,7 @@ def _build_static(
     kernel_size: int,
     size: Optional[Sequence[int]],
     rank: Optional[int],
+    dilation: int,
 ) -> Optional[nn.Module]:
     if kind == 'none':
         return None
@@ -297,7 +306,8 @@ def _build_static(
     if kernel_size % 2 == 0:
         raise ValueError(f'kernel_size must be an odd int, got {kernel_size}.')
     if kind == 'conv':
-        return KernelAffinity(channels, heads, kernel_size)
+        return KernelAffinity(channels, heads, kernel_size, dilation)
     return nn.Conv2d(
-        channels, channels, kernel_size, padding=kernel_size // 2, groups=heads
-    )
+        channels, channels, kernel_size,
+        padding=kernel_size // 2 * dilation, dilation=dilation, groups=heads,
+    )  # fmt: skip

@@ -104,8 +104,8 @@ class SamplingPredictor(nn.Module):
 
         Returns:
             Tensor: (N, 2 K K or 3 K K, H', W'): for each tap, row by row,
-            the offsets down and to the right in pixels; then, with a mask,
-            its logit for each tap.
+            the offsets down and to the right in units of the dilation; then,
+            with a mask, its logit for each tap.
         """
         hidden = context_projection(x, context, self.reduce)
         return self.predict(F.relu(self.norm(hidden)))
@@ -160,7 +160,8 @@ class ContextualConv2d(nn.Conv2d):
 
     .. math:: y(p) = \sum_k (w(k) + \Delta w(k)) m(k) x(p + g(k) + \Delta p(k))
 
-    (Eq. 4, and the modulation mask m of the released code). The context is one
+    (Eq. 4, and the modulation mask m of the released code). A dilation spreads
+    the grid g and the offsets alike. The context is one
     vector per image that stands for the classes likely so far. Without one,
     only the features count.
 
@@ -308,6 +309,9 @@ class ContextualConv2d(nn.Conv2d):
         predictor = self.sampling_predictor
         raw = predictor(x, context)
         offset, mask = raw[:, : 2 * predictor.taps], None
+        if self.dilation != (1, 1):
+            steps = zip((offset[:, ::2], offset[:, 1::2]), self.dilation)
+            offset = torch.stack([o * d for o, d in steps], 2).flatten(1, 2)
         if predictor.mask:
             mask = raw[:, 2 * predictor.taps :].sigmoid()
         weight = self.weight[None].expand(x.shape[0], -1, -1, -1, -1)

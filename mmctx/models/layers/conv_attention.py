@@ -28,10 +28,11 @@ def _channels_per_head(channels: int, num_heads: int) -> int:
     return channels // num_heads
 
 
-def _depthwise(channels: int, window: int) -> nn.Conv2d:
+def _depthwise(channels: int, window: int, dilation: int) -> nn.Conv2d:
     return nn.Conv2d(
-        channels, channels, window, padding=window // 2, groups=channels
-    )
+        channels, channels, window, padding=window // 2 * dilation,
+        dilation=dilation, groups=channels,
+    )  # fmt: skip
 
 
 def join(x: Tensor, token: Optional[Tensor]) -> Tensor:
@@ -57,10 +58,14 @@ class ConvPositionEncoding(nn.Conv2d):
 
     Args:
         channels (int): Channels C.
+        dilation (int): Of the convolution. Defaults to 1.
     """
 
-    def __init__(self, channels: int) -> None:
-        super().__init__(channels, channels, 3, padding=1, groups=channels)
+    def __init__(self, channels: int, dilation: int = 1) -> None:
+        super().__init__(
+            channels, channels, 3, padding=dilation, dilation=dilation,
+            groups=channels,
+        )  # fmt: skip
 
     @cpu_variant(cpu.position_encoding)
     def forward(self, x: Tensor) -> Tensor:
@@ -80,16 +85,20 @@ class ConvRelativePositionEncoding(nn.Module):
 
     Args:
         channels (int): Channels C, those of head h from h * C / 8.
+        dilation (int): Of the convolutions. Defaults to 1.
 
     Raises:
         ValueError: ``channels`` is not a multiple of 8.
     """
 
-    def __init__(self, channels: int) -> None:
+    def __init__(self, channels: int, dilation: int = 1) -> None:
         super().__init__()
         width = _channels_per_head(channels, sum(WINDOWS.values()))
         self.widths = tuple(heads * width for heads in WINDOWS.values())
-        self.convs = nn.ModuleList(map(_depthwise, self.widths, WINDOWS))
+        self.convs = nn.ModuleList(
+            _depthwise(channels, window, dilation)
+            for channels, window in zip(self.widths, WINDOWS)
+        )
 
     @cpu_variant(cpu.relative_encoding, cpu.refuse_relative_encoding)
     def forward(self, q: Tensor, v: Tensor) -> Tensor:

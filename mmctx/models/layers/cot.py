@@ -75,6 +75,8 @@ class CoTLayer(nn.Module):
             both). Defaults to 'full'.
         norm_cfg (dict): Norm layers other than the attention's group norm.
             Defaults to ``dict(type='BN')``.
+        dilation (int): Distance of neighbouring pixels of the neighbourhood,
+            for both contexts. Defaults to 1.
 
     Raises:
         ValueError: ``channels``, ``kernel_size`` or ``context`` is not one
@@ -94,12 +96,14 @@ class CoTLayer(nn.Module):
         kernel_size: int = 3,
         context: str = 'full',
         norm_cfg: Optional[dict] = None,
+        dilation: int = 1,
     ) -> None:
         super().__init__()
         self._check(channels, kernel_size, context)
         norm_cfg = norm_cfg or dict(type='BN')
         self.channels = channels
         self.kernel_size = kernel_size
+        self.dilation = dilation
         self.context = context
 
         def norm(width):
@@ -110,7 +114,8 @@ class CoTLayer(nn.Module):
                 channels,
                 channels,
                 kernel_size,
-                padding=kernel_size // 2,
+                padding=kernel_size // 2 * dilation,
+                dilation=dilation,
                 groups=self.KEY_GROUPS,
                 bias=False,
             ),
@@ -172,6 +177,7 @@ class CoTLayer(nn.Module):
             value.reshape(images, width, h, w),
             attention.reshape(images, *matrices, h, w),
             self.kernel_size,
+            dilation=self.dilation,
         )
         return self.act(self.dynamic_norm(aggregated.view(x.shape)))
 

@@ -1,8 +1,10 @@
-"""Global averages that can exclude padding."""
+"""Global averages that can exclude padding, and average pooling."""
 
 from typing import Optional
 
 import torch
+import torch.nn as nn
+import torch.nn.functional as F
 from torch import Tensor
 
 
@@ -53,3 +55,54 @@ def sizes_without_padding(images: Tensor) -> Tensor:
         order = torch.arange(1, line.shape[1] + 1, device=images.device)
         sizes.append((line * order).amax(dim=1))
     return torch.stack(sizes, dim=1).clamp(min=1)
+
+
+def average_pool(kernel_size: int, stride: int, dilation: int) -> nn.Module:
+    """Average pooling that halves a feature map, or its dilated stand-in.
+
+    A window of 3 x 3 is centred, and zeros outside count; one of 2 x 2 starts
+    at its pixel, and its mean excludes what is outside.
+
+    Args:
+        kernel_size (int): 2 or 3.
+        stride (int): 2, or 1 to keep the resolution.
+        dilation (int): Distance of neighbouring pixels of a window; 1 with a
+            stride of 2.
+    """
+    if stride == 1:
+        return DilatedAvgPool2d(kernel_size, dilation)
+    if kernel_size == 3:
+        return nn.AvgPool2d(3, stride, padding=1)
+    return nn.AvgPool2d(2, stride, ceil_mode=True, count_include_pad=False)
+
+
+class DilatedAvgPool2d(nn.Module):
+    """Average pooling with stride 1, at every d-th pixel that of stride 2.
+
+    Args:
+        kernel_size (int): As in :func:`average_pool`.
+        dilation (int): Distance d of neighbouring pixels of a window.
+    """
+
+    def __init__(self, kernel_size: int, dilation: int) -> None:
+        super().__init__()
+        self.kernel_size = kernel_size
+        self.dilation = dilation
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(N, C, H, W) to the same."""
+        total = self._sum(x)
+        if self.kernel_size == 3:
+            return total / 9
+        return total / self._sum(torch.ones_like(x[:1, :1]))
+
+    def _sum(self, x: Tensor) -> Tensor:
+        """Over each window, rows first."""
+        k, d = self.kernel_size, self.dilation
+        before = (k - 1) // 2 * d
+        after = (k - 1) * d - before
+        x = F.pad(x, (before, after, before, after))
+        for dim in (2, 3):
+            size = x.shape[dim] - (k - 1) * d
+            x = sum(x.narrow(dim, i * d, size) for i in range(k))
+        return x

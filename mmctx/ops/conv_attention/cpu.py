@@ -21,7 +21,9 @@ def position_encoding(layer: nn.Conv2d, x: Tensor) -> Tensor:
     """Adding 1 to the centre of each window adds the input."""
     weight = layer.weight.clone()
     weight[:, :, 1, 1] += 1
-    return F.conv2d(x, weight, layer.bias, padding=1, groups=x.shape[1])
+    return F.conv2d(
+        x, weight, layer.bias, 1, layer.padding, layer.dilation, x.shape[1]
+    )
 
 
 def refuse_relative_encoding(
@@ -30,6 +32,8 @@ def refuse_relative_encoding(
     """Why the windows are not computed at once."""
     if any(type(c) is not nn.Conv2d or c.bias is None for c in layer.convs):
         return 'a window is not an nn.Conv2d with a bias'
+    if len({conv.dilation for conv in layer.convs}) > 1:
+        return 'the windows have different dilations'
     return None
 
 
@@ -49,13 +53,12 @@ def _convolve(layer: nn.Module, v: Tensor) -> Tensor:
         for conv in layer.convs
     ]
     biases = [conv.bias for conv in layer.convs]
+    dilation = layer.convs[0].dilation
+    padding = [window // 2 * d for d in dilation]
     return F.conv2d(
-        v,
-        torch.cat(weights),
-        torch.cat(biases),
-        padding=window // 2,
-        groups=v.shape[1],
-    )
+        v, torch.cat(weights), torch.cat(biases), 1, padding, dilation,
+        v.shape[1],
+    )  # fmt: skip
 
 
 def refuse_conv_attention(

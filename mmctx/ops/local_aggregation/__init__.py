@@ -15,11 +15,15 @@ __all__ = ['local_aggregation', 'local_aggregation_reference']
 BACKENDS = ('reference', 'cpu', 'triton')
 
 
-def _check(value: Tensor, weight: Tensor, kernel_size: int) -> None:
+def _check(
+    value: Tensor, weight: Tensor, kernel_size: int, dilation: int
+) -> None:
     if not isinstance(kernel_size, int) or kernel_size % 2 == 0:
         raise ValueError(
             f'kernel_size must be an odd int, got {kernel_size!r}.'
         )
+    if not isinstance(dilation, int) or dilation < 1:
+        raise ValueError(f'dilation must be a positive int, got {dilation!r}.')
     check_tensors(value=(value, 4), weight=(weight, 5))
     n, c, *size = value.shape
     groups = weight.shape[1]
@@ -44,13 +48,14 @@ def local_aggregation(
     weight: Tensor,
     kernel_size: int,
     backend: Optional[str] = None,
+    dilation: int = 1,
 ) -> Tensor:
     r"""Sum each pixel's K x K neighbourhood with the pixel's own weights.
 
     .. math::
         out_{n,c,y,x} = \sum_t weight_{n, c \bmod G, t, y, x} \cdot
-        value_{n, c, y + \lfloor t/K \rfloor - \lfloor K/2 \rfloor,
-        x + t \bmod K - \lfloor K/2 \rfloor}
+        value_{n, c, y + D (\lfloor t/K \rfloor - \lfloor K/2 \rfloor),
+        x + D (t \bmod K - \lfloor K/2 \rfloor)}
 
     with zeros outside the feature map. Channels c, c + G, c + 2G, ... share
     one weight. This is the local matrix product of CoTNet (Eq. 5), with the
@@ -64,6 +69,7 @@ def local_aggregation(
             place, by operators of PyTorch) or 'triton' (kernels for GPUs),
             all differentiable any number of times. Defaults to the fastest
             available; a device without Triton takes 'cpu', too.
+        dilation (int): Distance D of neighbouring taps. Defaults to 1.
 
     Returns:
         Tensor: (N, C, H, W) in the dtype of ``value``. Sums are computed in
@@ -72,14 +78,16 @@ def local_aggregation(
 
     Raises:
         TypeError: An input is not floating point.
-        ValueError: A shape, ``kernel_size`` or ``backend`` is not as above,
-            or the backend cannot run here.
+        ValueError: A shape, ``kernel_size``, ``backend`` or ``dilation`` is
+            not as above, or the backend cannot run here.
     """
-    _check(value, weight, kernel_size)
+    _check(value, weight, kernel_size, dilation)
     backend = backend or _choose_backend(value, weight)
     check_backend(backend, BACKENDS)
     if backend == 'reference':
-        return local_aggregation_reference(value, weight, kernel_size)
+        return local_aggregation_reference(
+            value, weight, kernel_size, dilation
+        )
     if backend == 'triton':
         check_triton(value=value, weight=weight)
-    return aggregate(value, weight, kernel_size, backend)
+    return aggregate(value, weight, kernel_size, dilation, backend)

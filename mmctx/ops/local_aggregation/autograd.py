@@ -15,8 +15,8 @@ def _module(backend: str):
     return importlib.import_module(f'.{backend}', __package__)
 
 
-def _reference(value, weight, kernel_size, backend):
-    return local_aggregation_reference(value, weight, kernel_size)
+def _reference(value, weight, kernel_size, dilation, backend):
+    return local_aggregation_reference(value, weight, kernel_size, dilation)
 
 
 def _empty_like(x: Tensor, backend: str) -> Tensor:
@@ -24,29 +24,40 @@ def _empty_like(x: Tensor, backend: str) -> Tensor:
     return torch.empty_like(x) if backend == 'triton' else x.new_empty(x.shape)
 
 
-def _empty_output(value, weight, kernel_size, backend):
+def _empty_output(value, weight, kernel_size, dilation, backend):
     return _empty_like(value, backend)
 
 
-def _empty_gradients(grad, value, weight, kernel_size, backend):
+def _empty_gradients(grad, value, weight, kernel_size, dilation, backend):
     return _empty_like(value, backend), _empty_like(weight, backend)
 
 
 @torch.library.custom_op('mmctx::local_aggregation', mutates_args=())
 @reference_if_unbuilt(_reference, _empty_output)
 def aggregate(
-    value: Tensor, weight: Tensor, kernel_size: int, backend: str
+    value: Tensor,
+    weight: Tensor,
+    kernel_size: int,
+    dilation: int,
+    backend: str,
 ) -> Tensor:
     """As the public function, by backend 'cpu' or 'triton'."""
-    return _module(backend).forward(value, weight, kernel_size)
+    return _module(backend).forward(value, weight, kernel_size, dilation)
 
 
 @torch.library.custom_op('mmctx::local_aggregation_backward', mutates_args=())
 @reference_if_unbuilt(gradients_of(_reference, 0, 1), _empty_gradients)
 def _aggregate_backward(
-    grad: Tensor, value: Tensor, weight: Tensor, kernel_size: int, backend: str
+    grad: Tensor,
+    value: Tensor,
+    weight: Tensor,
+    kernel_size: int,
+    dilation: int,
+    backend: str,
 ) -> tuple[Tensor, Tensor]:
-    return _module(backend).backward(grad, value, weight, kernel_size)
+    return _module(backend).backward(
+        grad, value, weight, kernel_size, dilation
+    )
 
 
 aggregate.register_fake(_empty_output)

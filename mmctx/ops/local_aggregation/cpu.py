@@ -49,17 +49,19 @@ def _slices(grouped: Tensor) -> Iterator[tuple[slice, slice]]:
             yield slice(image, image + image_step), slice(group, group + step)
 
 
-def _shifted(x: Tensor, kernel_size: int, side: int) -> dict[int, Tensor]:
+def _shifted(
+    x: Tensor, kernel_size: int, dilation: int, side: int
+) -> dict[int, Tensor]:
     """Rows (..., H * W) to be read at +dx (``side`` 1) or -dx (-1), by dx."""
-    radius = kernel_size // 2
+    reach = kernel_size // 2 * dilation
     return {
         dx: _clear_columns(x, side * dx).flatten(-2)
-        for dx in range(-radius, radius + 1)
+        for dx in range(-reach, reach + 1, dilation)
     }
 
 
 def _taps(
-    kernel_size: int, height: int, width: int
+    kernel_size: int, dilation: int, height: int, width: int
 ) -> Iterator[tuple[int, int, slice, slice]]:
     """Tap, dx, and the slices of pixels and of their neighbours.
 
@@ -69,7 +71,7 @@ def _taps(
     radius = kernel_size // 2
     size = height * width
     for tap in range(kernel_size**2):
-        dy, dx = (i - radius for i in divmod(tap, kernel_size))
+        dy, dx = ((i - radius) * dilation for i in divmod(tap, kernel_size))
         shift = dy * width + dx
         if abs(shift) < size and abs(dx) < width:
             yield (
@@ -80,17 +82,19 @@ def _taps(
             )
 
 
-def forward(value: Tensor, weight: Tensor, kernel_size: int) -> Tensor:
+def forward(
+    value: Tensor, weight: Tensor, kernel_size: int, dilation: int
+) -> Tensor:
     """Output of the operator; shapes as in the public function."""
     dtype = accumulation_dtype(value, weight)
     source = _group(value.to(dtype).contiguous(), weight.shape[1])
     weight = weight.to(dtype).flatten(3)
     out = torch.zeros_like(source).flatten(3)
     for images, groups in _slices(source):
-        rows = _shifted(source[images, :, groups], kernel_size, 1)
+        rows = _shifted(source[images, :, groups], kernel_size, dilation, 1)
         taps, part = weight[images, None, groups], out[images, :, groups]
         for tap, dx, pixels, neighbours in _taps(
-            kernel_size, *value.shape[2:]
+            kernel_size, dilation, *value.shape[2:]
         ):
             part[..., pixels].addcmul_(
                 taps[..., tap, pixels], rows[dx][..., neighbours]
@@ -99,7 +103,11 @@ def forward(value: Tensor, weight: Tensor, kernel_size: int) -> Tensor:
 
 
 def backward(
-    grad: Tensor, value: Tensor, weight: Tensor, kernel_size: int
+    grad: Tensor,
+    value: Tensor,
+    weight: Tensor,
+    kernel_size: int,
+    dilation: int,
 ) -> tuple[Tensor, Tensor]:
     """Gradients of value and weight, in their dtypes.
 
@@ -118,14 +126,14 @@ def backward(
     for images, groups in _slices(source):
         # Pixels whose neighbour at dx lies outside add nothing: their
         # columns are those that a read at -dx wraps to.
-        rows = _shifted(grad[images, :, groups], kernel_size, -1)
+        rows = _shifted(grad[images, :, groups], kernel_size, dilation, -1)
         values = source[images, :, groups].flatten(3)
         taps, part = (
             factors[images, None, groups],
             grad_value[images, :, groups],
         )
         for tap, dx, pixels, neighbours in _taps(
-            kernel_size, *value.shape[2:]
+            kernel_size, dilation, *value.shape[2:]
         ):
             grad_out = rows[dx][..., pixels]
             part[..., neighbours].addcmul_(taps[..., tap, pixels], grad_out)

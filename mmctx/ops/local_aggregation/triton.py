@@ -153,6 +153,7 @@ def _aggregate(
     weight_n, weight_g, weight_t, weight_y, weight_x,
     out_n, out_c, out_y, out_x,
     GROUPS: tl.constexpr, SHARE: tl.constexpr, KERNEL: tl.constexpr,
+    DILATION: tl.constexpr,
     SUM: tl.constexpr, INDEX: tl.constexpr, UNIT: tl.constexpr,
     BLOCK_S: tl.constexpr, BLOCK_Y: tl.constexpr, BLOCK_X: tl.constexpr,
     BLOCK_G: tl.constexpr, TRANSPOSED: tl.constexpr,
@@ -173,14 +174,14 @@ def _aggregate(
         weight, image, g, y, x, weight_n, weight_g, weight_y, weight_x
     )
     out = _place(out, image, g, y, x, out_n, out_c, out_y, out_x)
-    radius: tl.constexpr = KERNEL // 2
+    reach: tl.constexpr = KERNEL // 2 * DILATION
     for first in range(0, SHARE, BLOCK_S):
         zeros = tl.zeros((BLOCK_Y * BLOCK_X, BLOCK_G), SUM)
         totals = _repeat(zeros, BLOCK_S)
-        for dy in tl.static_range(-radius, radius + 1):
-            for dx in tl.static_range(-radius, radius + 1):
+        for dy in tl.static_range(-reach, reach + 1, DILATION):
+            for dx in tl.static_range(-reach, reach + 1, DILATION):
                 near = _near(inside, y, x, height, width, dy, dx)
-                tap = (dy + radius) * KERNEL + dx + radius
+                tap = (KERNEL * (dy + reach) + dx + reach) // DILATION
                 if TRANSPOSED:
                     shift = (KERNEL * KERNEL - 1 - tap) * weight_t
                     shift += dy * weight_y + dx * weight_x
@@ -206,6 +207,7 @@ def _weight_gradient(
     value_n, value_c, value_y, value_x,
     out_n, out_g, out_t, out_y, out_x,
     GROUPS: tl.constexpr, SHARE: tl.constexpr, KERNEL: tl.constexpr,
+    DILATION: tl.constexpr,
     SUM: tl.constexpr, INDEX: tl.constexpr, UNIT: tl.constexpr,
     BLOCK_S: tl.constexpr, BLOCK_Y: tl.constexpr, BLOCK_X: tl.constexpr,
     BLOCK_G: tl.constexpr,
@@ -222,9 +224,9 @@ def _weight_gradient(
     out = _place(out, image, g, y, x, out_n, out_g, out_y, out_x)
     if SHARE == BLOCK_S:
         grads = _load_all(grad, grad_s, inside, SUM, BLOCK_S)
-    radius: tl.constexpr = KERNEL // 2
-    for dy in tl.static_range(-radius, radius + 1):
-        for dx in tl.static_range(-radius, radius + 1):
+    reach: tl.constexpr = KERNEL // 2 * DILATION
+    for dy in tl.static_range(-reach, reach + 1, DILATION):
+        for dx in tl.static_range(-reach, reach + 1, DILATION):
             near = _near(inside, y, x, height, width, dy, dx)
             at = value + (dy * value_y + dx * value_x)
             total = tl.zeros((BLOCK_Y * BLOCK_X, BLOCK_G), SUM)
@@ -237,7 +239,8 @@ def _weight_gradient(
                     scale = tl.load(grad + s * grad_s, near, other=0.0)
                     term = tl.load(at + s * value_s, near, other=0.0)
                     total += scale.to(SUM) * term.to(SUM)
-            shift = ((dy + radius) * KERNEL + dx + radius) * out_t
+            tap = (KERNEL * (dy + reach) + dx + reach) // DILATION
+            shift = tap * out_t
             total = total.to(out.dtype.element_ty)
             tl.store(out + shift, total, inside)
 
@@ -264,7 +267,9 @@ def _tile(x: Tensor, groups: int) -> dict:
     )
 
 
-def _launch(kernel, maps: tuple, weight: Tensor, tensors: tuple, **flags):
+def _launch(
+    kernel, maps: tuple, weight: Tensor, tensors: tuple, dilation: int, **flags
+):
     """Run a kernel on ``tensors``, of which ``maps`` are (N, C, H, W).
 
     Row strides of feature maps are passed in units of 16 elements where
@@ -300,6 +305,7 @@ def _launch(kernel, maps: tuple, weight: Tensor, tensors: tuple, **flags):
         GROUPS=groups,
         SHARE=c // groups,
         KERNEL=round(taps**0.5),
+        DILATION=dilation,
         SUM=triton_dtype(accumulation_dtype(*tensors)),
         INDEX=index_dtype(*tensors),
         UNIT=unit,
@@ -308,25 +314,33 @@ def _launch(kernel, maps: tuple, weight: Tensor, tensors: tuple, **flags):
     )
 
 
-def forward(value: Tensor, weight: Tensor, kernel_size: int) -> Tensor:
+def forward(
+    value: Tensor, weight: Tensor, kernel_size: int, dilation: int
+) -> Tensor:
     """Output of the operator; shapes as in the public function.
 
     The output has the memory format of ``value``.
     """
     out = torch.empty_like(value)
     tensors = (value, weight, out)
-    _launch(_aggregate, (value, out), weight, tensors, TRANSPOSED=False)
+    maps = value, out
+    _launch(_aggregate, maps, weight, tensors, dilation, TRANSPOSED=False)
     return out
 
 
 def backward(
-    grad: Tensor, value: Tensor, weight: Tensor, kernel_size: int
+    grad: Tensor,
+    value: Tensor,
+    weight: Tensor,
+    kernel_size: int,
+    dilation: int,
 ) -> tuple[Tensor, Tensor]:
     """Gradients of value and weight, in their dtypes and memory formats."""
     grad_value = torch.empty_like(value)
     tensors = (grad, weight, grad_value)
-    _launch(_aggregate, (grad, grad_value), weight, tensors, TRANSPOSED=True)
+    maps = grad, grad_value
+    _launch(_aggregate, maps, weight, tensors, dilation, TRANSPOSED=True)
     grad_weight = torch.empty_like(weight)
     tensors = (grad, value, grad_weight)
-    _launch(_weight_gradient, (grad, value), weight, tensors)
+    _launch(_weight_gradient, (grad, value), weight, tensors, dilation)
     return grad_value, grad_weight

@@ -352,16 +352,15 @@ def test_compiles_without_graph_breaks(name):
         check_compiled(name, 'inductor', **WITH_INDUCTOR[name])
 
 
-def test_onnx_equals_torch(name, tmp_path):
+def check_exported(name, path, size=(64, 48), **options):
     """Exported once, run at another batch size."""
     import onnxruntime
 
-    model = build_tiny(name).eval()
-    path = tmp_path / 'model.onnx'
+    model = build_tiny(name, **options).eval()
     batch = torch.export.Dim('batch', min=1, max=8)
     torch.onnx.export(
         model,
-        (image(2, 3, 64, 48),),
+        (image(2, 3, *size),),
         path,
         dynamo=True,
         dynamic_shapes=({0: batch},),
@@ -370,9 +369,13 @@ def test_onnx_equals_torch(name, tmp_path):
         optimize=not name.startswith('Contextual'),
     )
     session = onnxruntime.InferenceSession(str(path))
-    x = image(3, 3, 64, 48)
+    x = image(3, 3, *size)
     outputs = session.run(None, {session.get_inputs()[0].name: x.numpy()})
     for a, b in zip(outputs, model(x)):
         torch.testing.assert_close(
             torch.from_numpy(a), b, rtol=1e-3, atol=1e-5
         )
+
+
+def test_onnx_equals_torch(name, tmp_path):
+    check_exported(name, tmp_path / 'model.onnx')

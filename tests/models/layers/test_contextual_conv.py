@@ -92,7 +92,7 @@ def one_by_one(conv, x, context):
             mask = raw[:, 2 * taps :].sigmoid()
             out = deform_conv2d(
                 image,
-                raw[:, : 2 * taps],
+                raw[:, : 2 * taps] * conv.dilation[0],
                 weight,
                 conv.bias,
                 conv.stride,

@@ -1,0 +1,40 @@
+"""Pages of the site that stand elsewhere in the repository.
+
+MkDocs calls the functions below (``hooks`` in mkdocs.yml).
+"""
+
+import re
+from pathlib import Path
+
+from mkdocs.structure.files import File
+
+ROOT = Path(__file__).parents[1]
+PAGES = ('README.md', 'CHANGELOG.md', 'CONTRIBUTING.md', 'LICENSE')
+
+
+def on_files(files, config):
+    """Add READMEs, and the configs that they link to, where they stand."""
+    paths = [ROOT / name for name in PAGES]
+    paths += [
+        path
+        for path in (ROOT / 'configs').rglob('*')
+        if path.suffix in ('.md', '.py', '.yml')
+    ]
+    for path in paths:
+        source = path.relative_to(ROOT).as_posix()
+        files.append(
+            File(
+                source,
+                src_dir=str(ROOT),
+                dest_dir=config.site_dir,
+                use_directory_urls=config.use_directory_urls,
+            )
+        )
+    return files
+
+
+def on_page_markdown(markdown, page, config, files):
+    """Make links between docs/ and the root those of one folder."""
+    if page.file.src_dir == str(ROOT):
+        return re.sub(r'\]\(((?:\.\./)*)docs/', r'](\1', markdown)
+    return markdown.replace('](../', '](')
