@@ -10,8 +10,9 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import wraps
 from importlib.util import find_spec
+from math import prod
 from pathlib import Path
-from typing import Any, Optional
+from typing import Any, Optional, Union
 
 import torch
 from torch import Tensor
@@ -122,13 +123,17 @@ def launching(launcher: Callable) -> Iterator[None]:
 
 
 def launch(
-    kernel: Callable, programs: int, like: Tensor, *args: Any, **kwargs: Any
+    kernel: Callable,
+    programs: Union[int, tuple[int, ...]],
+    like: Tensor,
+    *args: Any,
+    **kwargs: Any,
 ) -> None:
     """Run so many programs of a kernel.
 
     Args:
         kernel (Callable): A function decorated with ``triton.jit``.
-        programs (int): Nothing is run if 0.
+        programs (int or tuple[int]): The grid. Nothing is run if 0.
         like (Tensor): Any tensor on the device, which need not be the current
             one.
         *args, **kwargs: The kernel's.
@@ -136,17 +141,18 @@ def launch(
     Raises:
         KernelError: It cannot be built, now or at an earlier launch.
     """
-    if not programs:
+    grid = (programs,) if isinstance(programs, int) else programs
+    if not prod(grid):
         return
     if _launcher is not None:
-        _launcher(kernel, programs, args, kwargs)
+        _launcher(kernel, prod(grid), args, kwargs)
         return
     name = f'{kernel.__module__}.{kernel.__name__}'
     if name in _failed:
         raise KernelError(name)
     try:
         with torch.cuda.device_of(like):
-            kernel[(programs,)](*args, **kwargs)
+            kernel[grid](*args, **kwargs)
     except Exception as error:
         if INTERPRETED:
             raise

@@ -195,6 +195,8 @@ def test_hands_launches_to_a_tool():
     with triton_support.launching(lambda *launch: seen.append(launch)):
         kernels.forward(*inputs, 3, 1)
         kernels.forward(*(x[:0] for x in inputs), 3, 1)
-    ((kernel, programs, args, options),) = seen
+        triton_support.launch(None, (3, 2), inputs[0])
+    (kernel, programs, args, options), (_, grid, *_) = seen
+    assert grid == 6
     assert kernel is kernels._aggregate and programs > 0
     assert args[0] is inputs[0] and options['KERNEL'] == 3

@@ -173,12 +173,12 @@ class Recorder(TorchDispatchMode):
         name = func._schema.name
         before, self.owner = self.owner, name.split('::')[1] + ': '
         try:
-            with self, triton_support.launching(self._launch):
+            with self:
                 return OPDEFS[name]._init_fn(*args, **kwargs)
         finally:
             self.owner = before
 
-    def _launch(self, kernel, programs, args, kwargs):
+    def launch(self, kernel, programs, args, kwargs):
         variant = self.variants.launch(kernel, programs, args, kwargs)
         tensors = _tensors(args, kwargs)
         self.costs.append(
@@ -286,7 +286,8 @@ class Network:
         for module in self.model.modules():
             if type(module).__name__ in SKIPPED:
                 module.eval()
-        with self.mode, _conv_backends(), _FusedAttention():
+        launching = triton_support.launching(recorder.launch)
+        with self.mode, _conv_backends(), _FusedAttention(), launching:
             x = torch.empty(shape, device='cuda')
             x = x.to(memory_format=self.memory_format)
             with recorder, torch.set_grad_enabled(train), _autocast(self.amp):
