@@ -197,7 +197,7 @@ def reference_if_unbuilt(
 
 
 def _tensors(x: Any) -> tuple:
-    return x if isinstance(x, tuple) else (x,)
+    return tuple(x) if isinstance(x, (tuple, list)) else (x,)
 
 
 def empty_rows(x: Tensor, size: tuple[int, int]) -> Tensor:
