@@ -20,6 +20,7 @@ TOOLS = {
     'config': 'analysis_tools/print_config.py',
     'flops': 'analysis_tools/get_flops.py',
     'benchmark': 'analysis_tools/benchmark.py',
+    'estimate': 'analysis_tools/gpu_estimate.py',
     'curves': 'analysis_tools/plot_curves.py',
     'convert': 'model_converters/convert.py',
     'digit-scenes': 'dataset_converters/digit_scenes.py',
@@ -36,6 +37,7 @@ commands:
   config CONFIG   print the whole config
   flops CONFIG    count parameters and multiply-adds
   benchmark NAME  time models beside others
+  estimate NAME   what a GPU would spend on a model, without a GPU
   curves WORK_DIR ...
                   plot the logs of runs
   convert FILE    convert a checkpoint

@@ -51,6 +51,35 @@ def register_gradients(
     operator.register_autograd(formula, setup_context=setup_context)
 
 
+def gradients_of(
+    function: Callable[..., Tensor], *positions: int
+) -> Callable[..., Gradients]:
+    """Make a function of (grad, *inputs) that differentiates another.
+
+    It runs inside a custom operator, too, where autograd does not record.
+
+    Args:
+        function (Callable): Made of differentiable operators.
+        *positions (int): Of the inputs by which to differentiate; the gradient
+            by None is None.
+    """
+
+    def gradients(grad: Tensor, *inputs: Any) -> Gradients:
+        sources = {i: inputs[i] for i in positions if inputs[i] is not None}
+
+        def of_sources(*tensors: Tensor) -> Tensor:
+            replaced = dict(zip(sources, tensors))
+            return function(
+                *(replaced.get(i, x) for i, x in enumerate(inputs))
+            )
+
+        _, pull_back = torch.func.vjp(of_sources, *sources.values())
+        grads = dict(zip(sources, pull_back(grad)))
+        return tuple(grads.get(i) for i in positions)
+
+    return gradients
+
+
 def _differentiate(
     function: Callable[..., Tensor],
     inputs: Sequence[Any],

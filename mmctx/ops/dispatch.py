@@ -13,6 +13,7 @@ from typing import Any, Optional
 import torch
 import torch.nn as nn
 from torch import Tensor
+from torch._subclasses.fake_tensor import FakeTensor
 from torch.utils._python_dispatch import _get_current_dispatch_mode
 
 _reference_only = False
@@ -126,7 +127,7 @@ def _refuse_module(module: nn.Module) -> Optional[str]:
     if 'forward' in state or state.get('_compiled_call_impl') is not None:
         return f'the forward of a {name} has been replaced'
     if any(
-        type(tensor) not in (Tensor, nn.Parameter)
+        type(tensor) not in (Tensor, nn.Parameter, FakeTensor)
         for tensor in (*module._parameters.values(), *module._buffers.values())
         if tensor is not None
     ):
@@ -139,7 +140,7 @@ def refuse_layers(*layers: Optional[nn.Module]) -> Optional[str]:
 
     It may where calling them would make no difference: exact classes of
     PyTorch or mmctx, no hooks, no parametrisation, nothing sharded, quantised
-    or adapted, at any depth.
+    or adapted, at any depth. Parameters without data are ordinary ones.
 
     Args:
         *layers (nn.Module, optional): The layers, or None.

@@ -5,6 +5,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 from torch import nn
+from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.nn.utils import parametrize, prune
 from torch.utils.flop_counter import FlopCounterMode
 
@@ -212,3 +213,9 @@ def test_cpu_variants():
     with_hook(module.layer)
     assert module(x)[0] == 1
     assert Scaled.forward.__wrapped__.__name__ == 'forward'
+
+
+def test_layers_without_data_are_plain():
+    """An estimate of a GPU's work sees what would run there."""
+    with FakeTensorMode():
+        assert refuse_layers(nn.Sequential(nn.Linear(2, 2))) is None

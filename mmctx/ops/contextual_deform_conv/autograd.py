@@ -8,9 +8,9 @@ from typing import Optional, Sequence  # noqa: UP035
 import torch
 from torch import Tensor
 
-from ..autograd import register_gradients
+from ..autograd import gradients_of, register_gradients
 from ..precision import accumulation_dtype
-from ..triton_support import empty_rows
+from ..triton_support import empty_rows, reference_if_unbuilt
 from . import cpu
 from .reference import contextual_deform_conv_reference, contract_reference
 
@@ -56,7 +56,32 @@ def _kernels():
     return importlib.import_module('.triton', __package__)
 
 
+def _depthwise_reference(x, offset, weight, bias, mask, geometry):
+    pairs = geometry[:2], geometry[2:4], geometry[4:]
+    return contextual_deform_conv_reference(
+        x, offset, weight, bias, mask, *pairs
+    )
+
+
+def _without_bias(x, offset, weight, mask, geometry):
+    return _depthwise_reference(x, offset, weight, None, mask, geometry)
+
+
+def _empty_output(x, offset, weight, bias, mask, geometry):
+    return empty_rows(x, offset.shape[2:])
+
+
+def _empty_gradient_of_map(grad, x, offset, weight, mask, geometry):
+    return empty_rows(x, x.shape[2:])
+
+
+def _empty_gradients_of_sampling(grad, x, offset, weight, mask, geometry):
+    of_mask = offset.new_empty(0) if mask is None else mask
+    return tuple(v.new_empty(v.shape) for v in (offset, weight, of_mask))
+
+
 @torch.library.custom_op('mmctx::contextual_depthwise_conv', mutates_args=())
+@reference_if_unbuilt(_depthwise_reference, _empty_output)
 def depthwise(
     x: Tensor,
     offset: Tensor,
@@ -75,6 +100,7 @@ def depthwise(
 @torch.library.custom_op(
     'mmctx::contextual_depthwise_conv_backward_of_map', mutates_args=()
 )
+@reference_if_unbuilt(gradients_of(_without_bias, 0), _empty_gradient_of_map)
 def _backward_of_map(
     grad: Tensor, x: Tensor, offset: Tensor, weight: Tensor,
     mask: Optional[Tensor], geometry: Sequence[int],
@@ -84,6 +110,9 @@ def _backward_of_map(
 
 @torch.library.custom_op(
     'mmctx::contextual_depthwise_conv_backward_of_sampling', mutates_args=()
+)
+@reference_if_unbuilt(
+    gradients_of(_without_bias, 1, 2, 3), _empty_gradients_of_sampling
 )
 def _backward_of_sampling(
     grad: Tensor, x: Tensor, offset: Tensor, weight: Tensor,
@@ -95,20 +124,9 @@ def _backward_of_sampling(
     )
 
 
-@depthwise.register_fake
-def _(x, offset, weight, bias, mask, geometry):
-    return empty_rows(x, offset.shape[2:])
-
-
-@_backward_of_map.register_fake
-def _(grad, x, offset, weight, mask, geometry):
-    return empty_rows(x, x.shape[2:])
-
-
-@_backward_of_sampling.register_fake
-def _(grad, x, offset, weight, mask, geometry):
-    of_mask = offset.new_empty(0) if mask is None else mask
-    return tuple(v.new_empty(v.shape) for v in (offset, weight, of_mask))
+depthwise.register_fake(_empty_output)
+_backward_of_map.register_fake(_empty_gradient_of_map)
+_backward_of_sampling.register_fake(_empty_gradients_of_sampling)
 
 
 def _gradients_of_depthwise(
@@ -124,13 +142,6 @@ def _gradients_of_depthwise(
         dtype = accumulation_dtype(grad, bias)
         of_bias = grad.sum((0, 2, 3), dtype=dtype).to(bias.dtype)
     return of_x, of_offset, of_weight, of_bias, of_mask if needed[4] else None
-
-
-def _depthwise_reference(x, offset, weight, bias, mask, geometry):
-    pairs = geometry[:2], geometry[2:4], geometry[4:]
-    return contextual_deform_conv_reference(
-        x, offset, weight, bias, mask, *pairs
-    )
 
 
 register_gradients(depthwise, _gradients_of_depthwise, _depthwise_reference)

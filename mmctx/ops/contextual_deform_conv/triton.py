@@ -54,6 +54,7 @@ from ..precision import accumulation_dtype
 from ..triton_support import (
     empty_rows,
     index_dtype,
+    launch,
     power_of_two,
     triton_dtype,
 )
@@ -419,19 +420,19 @@ def forward(
         * triton.cdiv(common['pixels'], tile['BLOCK_P'])
         * triton.cdiv(channels, tile['BLOCK_C'])
     )
-    if programs:
-        # The tensors share a device, which need not be the current one.
-        with torch.cuda.device_of(x):
-            _forward[(programs,)](
-                image=x,
-                weight=_by_channel(weight),
-                bias=None if bias is None else bias.contiguous(),
-                out=out,
-                CHANNELS=channels,
-                **common,
-                **_of_mask(mask),
-                **tile,
-            )
+    launch(
+        _forward,
+        programs,
+        x,
+        image=x,
+        weight=_by_channel(weight),
+        bias=None if bias is None else bias.contiguous(),
+        out=out,
+        CHANNELS=channels,
+        **common,
+        **_of_mask(mask),
+        **tile,
+    )
     return out
 
 
@@ -461,21 +462,22 @@ def backward_of_sampling(
     block = max(block // 4, min(block, 16))
     tile = _tile(min(common['pixels'], CHUNK), channels, block, 'BLOCK_P')
     programs = n * chunks * common['TAPS']
-    if programs:
-        with torch.cuda.device_of(x):
-            _sampling_gradient[(programs,)](
-                grad=grad,
-                image=x,
-                weight=_by_channel(weight),
-                of_offset=of_offset,
-                of_mask=of_mask,
-                of_weight=of_weight,
-                CHANNELS=channels,
-                CHUNK=CHUNK,
-                **common,
-                **_of_mask(mask),
-                **tile,
-            )
+    launch(
+        _sampling_gradient,
+        programs,
+        x,
+        grad=grad,
+        image=x,
+        weight=_by_channel(weight),
+        of_offset=of_offset,
+        of_mask=of_mask,
+        of_weight=of_weight,
+        CHANNELS=channels,
+        CHUNK=CHUNK,
+        **common,
+        **_of_mask(mask),
+        **tile,
+    )
     of_weight = of_weight.sum(1) if chunks > 1 else of_weight[:, 0]
     result = weight.new_empty(weight.shape)
     result.flatten(1, 2).flatten(2).copy_(of_weight.transpose(1, 2))
@@ -491,8 +493,9 @@ def _sort(
         samples, dtype=torch.int32 if keys < 2**31 else torch.int64
     )
     block = power_of_two(samples, TILE)
-    _keys[(triton.cdiv(samples, block),)](
-        key=key, samples=samples, BLOCK=block, **common
+    programs = triton.cdiv(samples, block)
+    launch(
+        _keys, programs, key, key=key, samples=samples, BLOCK=block, **common
     )
     key, order = key.sort(stable=True)
     every_key = torch.arange(keys + 1, dtype=key.dtype, device=key.device)
@@ -515,17 +518,19 @@ def backward_of_map(
     tile = _tile(TILE_SAMPLES, channels, TILE_CHANNELS, 'BLOCK_S')
     programs = x[:, 0].numel() * triton.cdiv(channels, tile['BLOCK_C'])
     if programs:
-        with torch.cuda.device_of(x):
-            order, starts = _sort(offset, common, n, offset.numel() // 2)
-            _image_gradient[(programs,)](
-                grad=grad,
-                weight=_by_channel(weight),
-                order=order,
-                starts=starts,
-                out=out,
-                CHANNELS=channels,
-                **common,
-                **_of_mask(mask),
-                **tile,
-            )
+        order, starts = _sort(offset, common, n, offset.numel() // 2)
+        launch(
+            _image_gradient,
+            programs,
+            x,
+            grad=grad,
+            weight=_by_channel(weight),
+            order=order,
+            starts=starts,
+            out=out,
+            CHANNELS=channels,
+            **common,
+            **_of_mask(mask),
+            **tile,
+        )
     return out

@@ -5,7 +5,8 @@ import importlib
 import torch
 from torch import Tensor
 
-from ..autograd import register_gradients
+from ..autograd import gradients_of, register_gradients
+from ..triton_support import reference_if_unbuilt
 from .reference import local_aggregation_reference
 
 
@@ -14,7 +15,25 @@ def _module(backend: str):
     return importlib.import_module(f'.{backend}', __package__)
 
 
+def _reference(value, weight, kernel_size, dilation, backend):
+    return local_aggregation_reference(value, weight, kernel_size, dilation)
+
+
+def _empty_like(x: Tensor, backend: str) -> Tensor:
+    """An output as the backend lays it out: Triton keeps the format."""
+    return torch.empty_like(x) if backend == 'triton' else x.new_empty(x.shape)
+
+
+def _empty_output(value, weight, kernel_size, dilation, backend):
+    return _empty_like(value, backend)
+
+
+def _empty_gradients(grad, value, weight, kernel_size, dilation, backend):
+    return _empty_like(value, backend), _empty_like(weight, backend)
+
+
 @torch.library.custom_op('mmctx::local_aggregation', mutates_args=())
+@reference_if_unbuilt(_reference, _empty_output)
 def aggregate(
     value: Tensor,
     weight: Tensor,
@@ -27,6 +46,7 @@ def aggregate(
 
 
 @torch.library.custom_op('mmctx::local_aggregation_backward', mutates_args=())
+@reference_if_unbuilt(gradients_of(_reference, 0, 1), _empty_gradients)
 def _aggregate_backward(
     grad: Tensor,
     value: Tensor,
@@ -40,27 +60,12 @@ def _aggregate_backward(
     )
 
 
-def _empty_like(x: Tensor, backend: str) -> Tensor:
-    """An output as the backend lays it out: Triton keeps the format."""
-    return torch.empty_like(x) if backend == 'triton' else x.new_empty(x.shape)
-
-
-@aggregate.register_fake
-def _(value, weight, kernel_size, dilation, backend):
-    return _empty_like(value, backend)
-
-
-@_aggregate_backward.register_fake
-def _(grad, value, weight, kernel_size, dilation, backend):
-    return _empty_like(value, backend), _empty_like(weight, backend)
+aggregate.register_fake(_empty_output)
+_aggregate_backward.register_fake(_empty_gradients)
 
 
 def _gradients(needed, *inputs):
     return _aggregate_backward(*inputs)
-
-
-def _reference(value, weight, kernel_size, dilation, backend):
-    return local_aggregation_reference(value, weight, kernel_size, dilation)
 
 
 register_gradients(aggregate, _gradients, _reference)

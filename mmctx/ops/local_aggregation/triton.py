@@ -33,7 +33,12 @@ import triton.language as tl
 from torch import Tensor
 
 from ..precision import accumulation_dtype
-from ..triton_support import index_dtype, power_of_two, triton_dtype
+from ..triton_support import (
+    index_dtype,
+    launch,
+    power_of_two,
+    triton_dtype,
+)
 
 #: Sides of a tile: rows x columns, and bytes of channels, of channels_last
 #: feature maps; pixels, and most columns, of contiguous ones.
@@ -289,23 +294,24 @@ def _launch(
         * triton.cdiv(height, tile['BLOCK_Y'])
         * triton.cdiv(width, tile['BLOCK_X'])
     )
-    # The tensors share a device, which need not be the current one.
-    with torch.cuda.device_of(maps[-1]):
-        kernel[(programs,)](
-            *tensors,
-            height,
-            width,
-            *strides,
-            GROUPS=groups,
-            SHARE=c // groups,
-            KERNEL=round(taps**0.5),
-            DILATION=dilation,
-            SUM=triton_dtype(accumulation_dtype(*tensors)),
-            INDEX=index_dtype(*tensors),
-            UNIT=unit,
-            **flags,
-            **tile,
-        )
+    launch(
+        kernel,
+        programs,
+        maps[-1],
+        *tensors,
+        height,
+        width,
+        *strides,
+        GROUPS=groups,
+        SHARE=c // groups,
+        KERNEL=round(taps**0.5),
+        DILATION=dilation,
+        SUM=triton_dtype(accumulation_dtype(*tensors)),
+        INDEX=index_dtype(*tensors),
+        UNIT=unit,
+        **flags,
+        **tile,
+    )
 
 
 def forward(
