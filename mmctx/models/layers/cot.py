@@ -169,17 +169,15 @@ class CoTLayer(nn.Module):
         attention = self.attention(self._query_and_key(x, static))
         value = self.value(x)
         # CoTNeXt shares its attention matrices within each half of the
-        # channels: the halves join the batch.
-        n, c, h, w = x.shape
-        images, width = n * self.GROUPS, c // self.GROUPS
-        matrices = width // self.SHARE, self.kernel_size**2
+        # channels.
         aggregated = local_aggregation(
-            value.reshape(images, width, h, w),
-            attention.reshape(images, *matrices, h, w),
+            value,
+            attention.unflatten(1, (-1, self.kernel_size**2)),
             self.kernel_size,
             dilation=self.dilation,
+            heads=self.GROUPS,
         )
-        return self.act(self.dynamic_norm(aggregated.view(x.shape)))
+        return self.act(self.dynamic_norm(aggregated))
 
     def forward(self, x: Tensor) -> Tensor:
         """Context of every pixel.

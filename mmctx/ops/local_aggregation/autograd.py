@@ -20,10 +20,13 @@ def aggregate(
     weight: Tensor,
     kernel_size: int,
     dilation: int,
+    heads: int,
     backend: str,
 ) -> Tensor:
     """As the public function, by backend 'cpu' or 'triton'."""
-    return _module(backend).forward(value, weight, kernel_size, dilation)
+    return _module(backend).forward(
+        value, weight, kernel_size, dilation, heads
+    )
 
 
 @torch.library.custom_op('mmctx::local_aggregation_backward', mutates_args=())
@@ -33,10 +36,11 @@ def _aggregate_backward(
     weight: Tensor,
     kernel_size: int,
     dilation: int,
+    heads: int,
     backend: str,
 ) -> tuple[Tensor, Tensor]:
     return _module(backend).backward(
-        grad, value, weight, kernel_size, dilation
+        grad, value, weight, kernel_size, dilation, heads
     )
 
 
@@ -46,12 +50,12 @@ def _empty_like(x: Tensor, backend: str) -> Tensor:
 
 
 @aggregate.register_fake
-def _(value, weight, kernel_size, dilation, backend):
+def _(value, weight, kernel_size, dilation, heads, backend):
     return _empty_like(value, backend)
 
 
 @_aggregate_backward.register_fake
-def _(grad, value, weight, kernel_size, dilation, backend):
+def _(grad, value, weight, kernel_size, dilation, heads, backend):
     return _empty_like(value, backend), _empty_like(weight, backend)
 
 
@@ -59,8 +63,10 @@ def _gradients(needed, *inputs):
     return _aggregate_backward(*inputs)
 
 
-def _reference(value, weight, kernel_size, dilation, backend):
-    return local_aggregation_reference(value, weight, kernel_size, dilation)
+def _reference(value, weight, kernel_size, dilation, heads, backend):
+    return local_aggregation_reference(
+        value, weight, kernel_size, dilation, heads
+    )
 
 
 register_gradients(aggregate, _gradients, _reference)

@@ -17,6 +17,8 @@ limit, and the kernels are built to touch main memory once per element:
   Strides are arguments, so neither format, nor a view, is ever copied. In
   channels_last every shift is a whole number of pixels, and a thread reads
   four channels at once.
+- Rows of the neighbourhood are a loop, and so are more than three columns:
+  code and registers do not grow with K.
 - The gradient of the values gathers as the forward pass does, from mirrored
   taps; that of the weights sums over the S channels inside a program. There
   are no atomics, and a tile's shape follows from the operands' shapes alone
@@ -26,6 +28,8 @@ limit, and the kernels are built to touch main memory once per element:
 Sums are computed in float32, or in float64 where an input has it. Set
 ``TRITON_INTERPRET=1`` before Python starts to run the kernels on CPU tensors.
 """
+
+import math
 
 import torch
 import triton
@@ -46,25 +50,29 @@ CONTIGUOUS_COLUMNS = 64
 PER_THREAD = 4
 MOST_SHARES = 8
 
-# A row stride that Triton knows to be a multiple of 16 makes it give each
-# thread several neighbouring columns of a contiguous feature map, which the
-# reads shifted by one column then fetch one by one. Specialising on sizes
-# would only cost recompilations.
-_UNSPECIALIZED = (
-    'height',
-    'width',
-    'value_y',
-    'weight_y',
-    'out_y',
-    'grad_y',
+# Triton may know whether channels and columns are adjacent. Anything else that
+# it knew of strides would change from image size to image size, and cost a
+# compilation each time; what gives a thread several channels at once is UNIT,
+# a factor of all other strides.
+_TENSORS = ('value', 'weight', 'grad', 'out')
+_FEW_VARIANTS = dict(
+    do_not_specialize=(
+        'groups',
+        'height',
+        'width',
+        *(f'{name}_{dim}' for name in _TENSORS for dim in 'nty'),
+    ),
+    do_not_specialize_on_alignment=[
+        f'{name}_{dim}' for name in _TENSORS for dim in 'cgx'
+    ],
 )
 
 
 @triton.jit
 def _position(
+    groups,
     height,
     width,
-    GROUPS: tl.constexpr,
     BLOCK_Y: tl.constexpr,
     BLOCK_X: tl.constexpr,
     BLOCK_G: tl.constexpr,
@@ -74,7 +82,7 @@ def _position(
     of them (P, G) exist."""
     tiles_x = tl.cdiv(width, BLOCK_X)
     tiles_y = tl.cdiv(height, BLOCK_Y)
-    blocks_g: tl.constexpr = (GROUPS + BLOCK_G - 1) // BLOCK_G
+    blocks_g = tl.cdiv(groups, BLOCK_G)
     rest = tl.program_id(0)
     tile_x = rest % tiles_x
     rest = rest // tiles_x
@@ -86,29 +94,26 @@ def _position(
     y = (tile_y * BLOCK_Y + pixel // BLOCK_X).to(INDEX)
     x = (tile_x * BLOCK_X + pixel % BLOCK_X).to(INDEX)
     g = (block_g * BLOCK_G + tl.arange(0, BLOCK_G)[None, :]).to(INDEX)
-    inside = (y < height) & (x < width) & (g < GROUPS)
+    inside = (y < height) & (x < width) & (g < groups)
     return image, y, x, g, inside
 
 
 @triton.jit
-def _place(tensor, image, g, y, x, stride_n, stride_c, stride_y, stride_x):
+def _place(
+    tensor, image, g, y, x, stride_n, stride_c, stride_y, stride_x,
+    UNIT: tl.constexpr,
+):  # fmt: skip
     """Pointers to a block's elements (P, G) of a tensor."""
-    tensor += image * stride_n
-    return tensor + (g * stride_c + y * stride_y + x * stride_x)
+    tensor += image * (stride_n * UNIT)
+    return tensor + (g * stride_c + (y * stride_y + x * stride_x) * UNIT)
 
 
 @triton.jit
-def _near(inside, y, x, height, width, DY: tl.constexpr, DX: tl.constexpr):
-    """Which pixels have a neighbour at (DY, DX) inside the feature map."""
-    if DY < 0:
-        inside &= y >= -DY
-    if DY > 0:
-        inside &= y < height - DY
-    if DX < 0:
-        inside &= x >= -DX
-    if DX > 0:
-        inside &= x < width - DX
-    return inside
+def _channel(g, groups, SHARE: tl.constexpr, HEADS: tl.constexpr):
+    """The first channel that has a weight channel, and the distance of the
+    next."""
+    step = groups // HEADS
+    return g + g // step * (step * (SHARE - 1)), step
 
 
 @triton.jit
@@ -141,52 +146,61 @@ def _add_scaled(totals, scale, at, stride, mask, count, COUNT: tl.constexpr):
     return result
 
 
-@triton.jit(do_not_specialize=_UNSPECIALIZED)
+@triton.jit(**_FEW_VARIANTS)
 def _aggregate(
-    value, weight, out, height, width,
+    value, weight, out, groups, height, width,
     value_n, value_c, value_y, value_x,
     weight_n, weight_g, weight_t, weight_y, weight_x,
     out_n, out_c, out_y, out_x,
-    GROUPS: tl.constexpr, SHARE: tl.constexpr, KERNEL: tl.constexpr,
-    DILATION: tl.constexpr,
-    SUM: tl.constexpr, INDEX: tl.constexpr, UNIT: tl.constexpr,
-    BLOCK_S: tl.constexpr, BLOCK_Y: tl.constexpr, BLOCK_X: tl.constexpr,
-    BLOCK_G: tl.constexpr, TRANSPOSED: tl.constexpr,
+    SHARE: tl.constexpr, HEADS: tl.constexpr, KERNEL: tl.constexpr,
+    DILATION: tl.constexpr, SUM: tl.constexpr, INDEX: tl.constexpr,
+    UNIT: tl.constexpr, WEIGHT_UNIT: tl.constexpr, BLOCK_S: tl.constexpr,
+    BLOCK_Y: tl.constexpr, BLOCK_X: tl.constexpr, BLOCK_G: tl.constexpr,
+    TRANSPOSED: tl.constexpr,
 ):  # fmt: skip
-    """out[c, p] = sum_t weight[c % G, t, p] value[c, p + t].
+    """out[c, p] = sum_t weight[g, t, p] value[c, p + t], g that of c.
 
-    TRANSPOSED: sum_t weight[c % G, -t, p + t] value[c, p + t], the gradient
-    of the values where ``value`` is that of the output.
+    TRANSPOSED: sum_t weight[g, -t, p + t] value[c, p + t], the gradient of
+    the values where ``value`` is that of the output.
     """
+    groups *= UNIT
     image, y, x, g, inside = _position(
-        height, width, GROUPS, BLOCK_Y, BLOCK_X, BLOCK_G, INDEX
+        groups, height, width, BLOCK_Y, BLOCK_X, BLOCK_G, INDEX
     )
-    value_y *= UNIT
-    out_y *= UNIT
-    value_s, out_s = GROUPS * value_c, GROUPS * out_c
-    value = _place(value, image, g, y, x, value_n, value_c, value_y, value_x)
+    c, step = _channel(g, groups, SHARE, HEADS)
+    value_s, out_s = step.to(INDEX) * value_c, step.to(INDEX) * out_c
+    value = _place(
+        value, image, c, y, x, value_n, value_c, value_y, value_x, UNIT
+    )
     weight = _place(
-        weight, image, g, y, x, weight_n, weight_g, weight_y, weight_x
-    )
-    out = _place(out, image, g, y, x, out_n, out_c, out_y, out_x)
-    reach: tl.constexpr = KERNEL // 2 * DILATION
+        weight, image, g, y, x, weight_n, weight_g, weight_y, weight_x,
+        WEIGHT_UNIT,
+    )  # fmt: skip
+    out = _place(out, image, c, y, x, out_n, out_c, out_y, out_x, UNIT)
+    weight_t = weight_t.to(INDEX)
+    radius: tl.constexpr = KERNEL // 2
     for first in range(0, SHARE, BLOCK_S):
         zeros = tl.zeros((BLOCK_Y * BLOCK_X, BLOCK_G), SUM)
         totals = _repeat(zeros, BLOCK_S)
-        for dy in tl.static_range(-reach, reach + 1, DILATION):
-            for dx in tl.static_range(-reach, reach + 1, DILATION):
-                near = _near(inside, y, x, height, width, dy, dx)
-                tap = (KERNEL * (dy + reach) + dx + reach) // DILATION
+        for row in range(KERNEL):
+            dy = (row - radius) * DILATION
+            in_row = inside & (y + dy >= 0) & (y + dy < height)
+            for column in tl.range(0, KERNEL, loop_unroll_factor=3):
+                dx = (column - radius) * DILATION
+                near = in_row & (x + dx >= 0) & (x + dx < width)
+                tap = row * KERNEL + column
                 if TRANSPOSED:
                     shift = (KERNEL * KERNEL - 1 - tap) * weight_t
                     shift += dy * weight_y + dx * weight_x
                 else:
                     shift = tap * weight_t
-                scale = tl.load(weight + shift, near, other=0.0).to(SUM)
-                at = value + (dy * value_y + dx * value_x) + first * value_s
+                at = weight + shift * WEIGHT_UNIT
+                scale = tl.load(at, near, other=0.0).to(SUM)
+                at = value + (dy * value_y + dx * value_x) * UNIT
                 totals = _add_scaled(
-                    totals, scale, at, value_s, near, SHARE - first, BLOCK_S
-                )
+                    totals, scale, at + first * value_s, value_s, near,
+                    SHARE - first, BLOCK_S,
+                )  # fmt: skip
         for s in tl.static_range(BLOCK_S):
             tl.store(
                 out + (first + s) * out_s,
@@ -195,35 +209,40 @@ def _aggregate(
             )
 
 
-@triton.jit(do_not_specialize=_UNSPECIALIZED)
+@triton.jit(**_FEW_VARIANTS)
 def _weight_gradient(
-    grad, value, out, height, width,
+    grad, value, out, groups, height, width,
     grad_n, grad_c, grad_y, grad_x,
     value_n, value_c, value_y, value_x,
     out_n, out_g, out_t, out_y, out_x,
-    GROUPS: tl.constexpr, SHARE: tl.constexpr, KERNEL: tl.constexpr,
-    DILATION: tl.constexpr,
-    SUM: tl.constexpr, INDEX: tl.constexpr, UNIT: tl.constexpr,
-    BLOCK_S: tl.constexpr, BLOCK_Y: tl.constexpr, BLOCK_X: tl.constexpr,
-    BLOCK_G: tl.constexpr,
+    SHARE: tl.constexpr, HEADS: tl.constexpr, KERNEL: tl.constexpr,
+    DILATION: tl.constexpr, SUM: tl.constexpr, INDEX: tl.constexpr,
+    UNIT: tl.constexpr, WEIGHT_UNIT: tl.constexpr, BLOCK_S: tl.constexpr,
+    BLOCK_Y: tl.constexpr, BLOCK_X: tl.constexpr, BLOCK_G: tl.constexpr,
 ):  # fmt: skip
-    """out[g, t, p] = sum_s grad[s G + g, p] value[s G + g, p + t]."""
+    """out[g, t, p] = sum_c grad[c, p] value[c, p + t] over the c of g."""
+    groups *= UNIT
     image, y, x, g, inside = _position(
-        height, width, GROUPS, BLOCK_Y, BLOCK_X, BLOCK_G, INDEX
+        groups, height, width, BLOCK_Y, BLOCK_X, BLOCK_G, INDEX
     )
-    value_y *= UNIT
-    grad_y *= UNIT
-    value_s, grad_s = GROUPS * value_c, GROUPS * grad_c
-    value = _place(value, image, g, y, x, value_n, value_c, value_y, value_x)
-    grad = _place(grad, image, g, y, x, grad_n, grad_c, grad_y, grad_x)
-    out = _place(out, image, g, y, x, out_n, out_g, out_y, out_x)
+    c, step = _channel(g, groups, SHARE, HEADS)
+    value_s, grad_s = step.to(INDEX) * value_c, step.to(INDEX) * grad_c
+    value = _place(
+        value, image, c, y, x, value_n, value_c, value_y, value_x, UNIT
+    )
+    grad = _place(grad, image, c, y, x, grad_n, grad_c, grad_y, grad_x, UNIT)
+    out = _place(out, image, g, y, x, out_n, out_g, out_y, out_x, WEIGHT_UNIT)
+    out_t = out_t.to(INDEX)
     if SHARE == BLOCK_S:
         grads = _load_all(grad, grad_s, inside, SUM, BLOCK_S)
-    reach: tl.constexpr = KERNEL // 2 * DILATION
-    for dy in tl.static_range(-reach, reach + 1, DILATION):
-        for dx in tl.static_range(-reach, reach + 1, DILATION):
-            near = _near(inside, y, x, height, width, dy, dx)
-            at = value + (dy * value_y + dx * value_x)
+    radius: tl.constexpr = KERNEL // 2
+    for row in range(KERNEL):
+        dy = (row - radius) * DILATION
+        in_row = inside & (y + dy >= 0) & (y + dy < height)
+        for column in tl.range(0, KERNEL, loop_unroll_factor=3):
+            dx = (column - radius) * DILATION
+            near = in_row & (x + dx >= 0) & (x + dx < width)
+            at = value + (dy * value_y + dx * value_x) * UNIT
             total = tl.zeros((BLOCK_Y * BLOCK_X, BLOCK_G), SUM)
             if SHARE == BLOCK_S:
                 for s in tl.static_range(BLOCK_S):
@@ -234,10 +253,8 @@ def _weight_gradient(
                     scale = tl.load(grad + s * grad_s, near, other=0.0)
                     term = tl.load(at + s * value_s, near, other=0.0)
                     total += scale.to(SUM) * term.to(SUM)
-            tap = (KERNEL * (dy + reach) + dx + reach) // DILATION
-            shift = tap * out_t
-            total = total.to(out.dtype.element_ty)
-            tl.store(out + shift, total, inside)
+            shift = (row * KERNEL + column) * out_t * WEIGHT_UNIT
+            tl.store(out + shift, total.to(out.dtype.element_ty), inside)
 
 
 def _tile(x: Tensor, groups: int) -> dict:
@@ -262,27 +279,34 @@ def _tile(x: Tensor, groups: int) -> dict:
     )
 
 
-def _launch(
-    kernel, maps: tuple, weight: Tensor, tensors: tuple, dilation: int, **flags
-):
-    """Run a kernel on ``tensors``, of which ``maps`` are (N, C, H, W).
+def _strides(x: Tensor, unit: int) -> list[int]:
+    """Strides, but the channels', in units; 0 where they do not matter."""
+    strides = [s if n > 1 else 0 for n, s in zip(x.shape, x.stride())]
+    return [s if d == 1 else s // unit for d, s in enumerate(strides)]
 
-    Row strides of feature maps are passed in units of 16 elements where
-    possible, which lets the compiler read several channels at once.
-    """
+
+def _unit(factor: int, *tensors: Tensor) -> int:
+    """Adjacent channels that a thread may take: they divide all strides."""
+    for x in tensors:
+        n, c, *rest = _strides(x, 1)
+        factor = math.gcd(factor, n, *rest) if c == 1 else 1
+    return factor
+
+
+def _launch(
+    kernel, maps: tuple, weight: Tensor, tensors: tuple, heads: int,
+    dilation: int, **flags,
+):  # fmt: skip
+    """Run a kernel on ``tensors``: feature maps, and a weight-like one."""
     n, c, height, width = maps[-1].shape
     groups, taps = weight.shape[1:3]
     if maps[-1].numel() == 0:
         return
     tile = _tile(maps[-1], groups)
-    unit = 16 if all(x.stride(2) % 16 == 0 for x in maps) else 1
-    if tile['BLOCK_G'] == 1:
-        unit = 1
-    strides = [
-        stride // unit if x.dim() == 4 and dim == 2 else stride
-        for x in tensors
-        for dim, stride in enumerate(x.stride())
-    ]
+    units = {
+        4: _unit(math.gcd(PER_THREAD, groups // heads), *maps),
+        5: _unit(PER_THREAD, *(x for x in tensors if x.dim() == 5)),
+    }
     programs = (
         n
         * triton.cdiv(groups, tile['BLOCK_G'])
@@ -293,32 +317,40 @@ def _launch(
     with torch.cuda.device_of(maps[-1]):
         kernel[(programs,)](
             *tensors,
+            groups // units[4],
             height,
             width,
-            *strides,
-            GROUPS=groups,
+            *(s for x in tensors for s in _strides(x, units[x.dim()])),
             SHARE=c // groups,
+            HEADS=heads,
             KERNEL=round(taps**0.5),
             DILATION=dilation,
             SUM=triton_dtype(accumulation_dtype(*tensors)),
             INDEX=index_dtype(*tensors),
-            UNIT=unit,
+            UNIT=units[4],
+            WEIGHT_UNIT=units[5],
             **flags,
             **tile,
         )
 
 
 def forward(
-    value: Tensor, weight: Tensor, kernel_size: int, dilation: int
+    value: Tensor,
+    weight: Tensor,
+    kernel_size: int,
+    dilation: int,
+    heads: int,
 ) -> Tensor:
     """Output of the operator; shapes as in the public function.
 
     The output has the memory format of ``value``.
     """
     out = torch.empty_like(value)
-    tensors = (value, weight, out)
+    tensors = value, weight, out
     maps = value, out
-    _launch(_aggregate, maps, weight, tensors, dilation, TRANSPOSED=False)
+    _launch(
+        _aggregate, maps, weight, tensors, heads, dilation, TRANSPOSED=False
+    )
     return out
 
 
@@ -328,13 +360,17 @@ def backward(
     weight: Tensor,
     kernel_size: int,
     dilation: int,
+    heads: int,
 ) -> tuple[Tensor, Tensor]:
     """Gradients of value and weight, in their dtypes and memory formats."""
     grad_value = torch.empty_like(value)
-    tensors = (grad, weight, grad_value)
+    tensors = grad, weight, grad_value
     maps = grad, grad_value
-    _launch(_aggregate, maps, weight, tensors, dilation, TRANSPOSED=True)
+    _launch(
+        _aggregate, maps, weight, tensors, heads, dilation, TRANSPOSED=True
+    )
     grad_weight = torch.empty_like(weight)
-    tensors = (grad, value, grad_weight)
-    _launch(_weight_gradient, (grad, value), weight, tensors, dilation)
+    tensors = grad, value, grad_weight
+    maps = grad, value
+    _launch(_weight_gradient, maps, weight, tensors, heads, dilation)
     return grad_value, grad_weight
