@@ -30,6 +30,7 @@ Sums are computed in float32, or in float64 where an input has it. Set
 """
 
 import math
+from typing import Optional
 
 import torch
 import triton
@@ -55,7 +56,7 @@ MOST_SHARES = 8
 # compilation each time; what gives a thread several channels at once is UNIT,
 # a factor of all other strides.
 _TENSORS = ('value', 'weight', 'grad', 'out')
-_FEW_VARIANTS = dict(
+FEW_VARIANTS = dict(
     do_not_specialize=(
         'groups',
         'height',
@@ -69,7 +70,7 @@ _FEW_VARIANTS = dict(
 
 
 @triton.jit
-def _position(
+def position(
     groups,
     height,
     width,
@@ -78,8 +79,8 @@ def _position(
     BLOCK_G: tl.constexpr,
     INDEX: tl.constexpr,
 ):
-    """Image, rows (P, 1), columns (P, 1), weight channels (1, G), and which
-    of them (P, G) exist."""
+    """Image, rows (P, 1), columns (P, 1), weight channels (1, G), which of
+    them (P, G) exist, and the place in :func:`partial_sums`."""
     tiles_x = tl.cdiv(width, BLOCK_X)
     tiles_y = tl.cdiv(height, BLOCK_Y)
     blocks_g = tl.cdiv(groups, BLOCK_G)
@@ -90,16 +91,17 @@ def _position(
     rest = rest // tiles_y
     block_g = rest % blocks_g
     image = (rest // blocks_g).to(tl.int64)
+    place = (image * tiles_y + tile_y) * tiles_x + tile_x
     pixel = tl.arange(0, BLOCK_Y * BLOCK_X)[:, None]
     y = (tile_y * BLOCK_Y + pixel // BLOCK_X).to(INDEX)
     x = (tile_x * BLOCK_X + pixel % BLOCK_X).to(INDEX)
     g = (block_g * BLOCK_G + tl.arange(0, BLOCK_G)[None, :]).to(INDEX)
     inside = (y < height) & (x < width) & (g < groups)
-    return image, y, x, g, inside
+    return image, y, x, g, inside, place
 
 
 @triton.jit
-def _place(
+def place(
     tensor, image, g, y, x, stride_n, stride_c, stride_y, stride_x,
     UNIT: tl.constexpr,
 ):  # fmt: skip
@@ -114,6 +116,16 @@ def _channel(g, groups, SHARE: tl.constexpr, HEADS: tl.constexpr):
     next."""
     step = groups // HEADS
     return g + g // step * (step * (SHARE - 1)), step
+
+
+@triton.jit
+def _affine(x, scale, shift, image, tap, g, groups, TAPS: tl.constexpr):
+    """x times scale (N, T, G) plus shift, both None for x itself."""
+    if scale is not None:
+        at = (image * TAPS + tap) * groups + g
+        x *= tl.load(scale + at, g < groups, other=0.0)
+        x += tl.load(shift + at, g < groups, other=0.0)
+    return x
 
 
 @triton.jit
@@ -146,9 +158,9 @@ def _add_scaled(totals, scale, at, stride, mask, count, COUNT: tl.constexpr):
     return result
 
 
-@triton.jit(**_FEW_VARIANTS)
+@triton.jit(**FEW_VARIANTS)
 def _aggregate(
-    value, weight, out, groups, height, width,
+    value, weight, out, scale, shift, groups, height, width,
     value_n, value_c, value_y, value_x,
     weight_n, weight_g, weight_t, weight_y, weight_x,
     out_n, out_c, out_y, out_x,
@@ -161,22 +173,23 @@ def _aggregate(
     """out[c, p] = sum_t weight[g, t, p] value[c, p + t], g that of c.
 
     TRANSPOSED: sum_t weight[g, -t, p + t] value[c, p + t], the gradient of
-    the values where ``value`` is that of the output.
+    the values where ``value`` is that of the output. Weights are those of
+    :func:`_affine`.
     """
     groups *= UNIT
-    image, y, x, g, inside = _position(
+    image, y, x, g, inside, _ = position(
         groups, height, width, BLOCK_Y, BLOCK_X, BLOCK_G, INDEX
     )
     c, step = _channel(g, groups, SHARE, HEADS)
     value_s, out_s = step.to(INDEX) * value_c, step.to(INDEX) * out_c
-    value = _place(
+    value = place(
         value, image, c, y, x, value_n, value_c, value_y, value_x, UNIT
     )
-    weight = _place(
+    weight = place(
         weight, image, g, y, x, weight_n, weight_g, weight_y, weight_x,
         WEIGHT_UNIT,
     )  # fmt: skip
-    out = _place(out, image, c, y, x, out_n, out_c, out_y, out_x, UNIT)
+    out = place(out, image, c, y, x, out_n, out_c, out_y, out_x, UNIT)
     weight_t = weight_t.to(INDEX)
     radius: tl.constexpr = KERNEL // 2
     for first in range(0, SHARE, BLOCK_S):
@@ -189,16 +202,18 @@ def _aggregate(
                 dx = (column - radius) * DILATION
                 near = in_row & (x + dx >= 0) & (x + dx < width)
                 tap = row * KERNEL + column
+                at = weight
                 if TRANSPOSED:
-                    shift = (KERNEL * KERNEL - 1 - tap) * weight_t
-                    shift += dy * weight_y + dx * weight_x
-                else:
-                    shift = tap * weight_t
-                at = weight + shift * WEIGHT_UNIT
-                scale = tl.load(at, near, other=0.0).to(SUM)
+                    tap = KERNEL * KERNEL - 1 - tap
+                    at += (dy * weight_y + dx * weight_x) * WEIGHT_UNIT
+                at += tap * weight_t * WEIGHT_UNIT
+                factor = _affine(
+                    tl.load(at, near, other=0.0).to(SUM), scale, shift,
+                    image, tap, g, groups, KERNEL * KERNEL,
+                )  # fmt: skip
                 at = value + (dy * value_y + dx * value_x) * UNIT
                 totals = _add_scaled(
-                    totals, scale, at + first * value_s, value_s, near,
+                    totals, factor, at + first * value_s, value_s, near,
                     SHARE - first, BLOCK_S,
                 )  # fmt: skip
         for s in tl.static_range(BLOCK_S):
@@ -209,30 +224,43 @@ def _aggregate(
             )
 
 
-@triton.jit(**_FEW_VARIANTS)
+@triton.jit(**FEW_VARIANTS)
 def _weight_gradient(
-    grad, value, out, groups, height, width,
+    grad, value, weight, out, partial, scale, shift, factor,
+    groups, height, width,
     grad_n, grad_c, grad_y, grad_x,
     value_n, value_c, value_y, value_x,
+    weight_n, weight_g, weight_t, weight_y, weight_x,
     out_n, out_g, out_t, out_y, out_x,
     SHARE: tl.constexpr, HEADS: tl.constexpr, KERNEL: tl.constexpr,
     DILATION: tl.constexpr, SUM: tl.constexpr, INDEX: tl.constexpr,
     UNIT: tl.constexpr, WEIGHT_UNIT: tl.constexpr, BLOCK_S: tl.constexpr,
     BLOCK_Y: tl.constexpr, BLOCK_X: tl.constexpr, BLOCK_G: tl.constexpr,
 ):  # fmt: skip
-    """out[g, t, p] = sum_c grad[c, p] value[c, p + t] over the c of g."""
+    """out[g, t, p] = sum_c grad[c, p] value[c, p + t] over the c of g.
+
+    With a scale (N, T, G), x is :func:`_affine` of the weights. Then, with a
+    factor (N, T, G), the output is the sum times it, plus x; otherwise
+    partial (N, tiles, 2, T, G) holds sums over pixels, of the sum and of its
+    product with x.
+    """
     groups *= UNIT
-    image, y, x, g, inside = _position(
+    image, y, x, g, inside, tile = position(
         groups, height, width, BLOCK_Y, BLOCK_X, BLOCK_G, INDEX
     )
     c, step = _channel(g, groups, SHARE, HEADS)
     value_s, grad_s = step.to(INDEX) * value_c, step.to(INDEX) * grad_c
-    value = _place(
+    value = place(
         value, image, c, y, x, value_n, value_c, value_y, value_x, UNIT
     )
-    grad = _place(grad, image, c, y, x, grad_n, grad_c, grad_y, grad_x, UNIT)
-    out = _place(out, image, g, y, x, out_n, out_g, out_y, out_x, WEIGHT_UNIT)
-    out_t = out_t.to(INDEX)
+    grad = place(grad, image, c, y, x, grad_n, grad_c, grad_y, grad_x, UNIT)
+    weight = place(
+        weight, image, g, y, x, weight_n, weight_g, weight_y, weight_x,
+        WEIGHT_UNIT,
+    )  # fmt: skip
+    out = place(out, image, g, y, x, out_n, out_g, out_y, out_x, WEIGHT_UNIT)
+    weight_t, out_t = weight_t.to(INDEX), out_t.to(INDEX)
+    TAPS: tl.constexpr = KERNEL * KERNEL
     if SHARE == BLOCK_S:
         grads = _load_all(grad, grad_s, inside, SUM, BLOCK_S)
     radius: tl.constexpr = KERNEL // 2
@@ -250,11 +278,30 @@ def _weight_gradient(
                     total += grads[s] * term.to(SUM)
             else:
                 for s in range(SHARE):
-                    scale = tl.load(grad + s * grad_s, near, other=0.0)
-                    term = tl.load(at + s * value_s, near, other=0.0)
-                    total += scale.to(SUM) * term.to(SUM)
-            shift = (row * KERNEL + column) * out_t * WEIGHT_UNIT
-            tl.store(out + shift, total.to(out.dtype.element_ty), inside)
+                    term = tl.load(at + s * value_s, near, other=0.0).to(SUM)
+                    other = tl.load(grad + s * grad_s, near, other=0.0)
+                    total += other.to(SUM) * term
+            tap = row * KERNEL + column
+            if scale is not None:
+                at = weight + tap * weight_t * WEIGHT_UNIT
+                weights = tl.load(at, inside, other=0.0).to(SUM)
+                weights = _affine(
+                    weights, scale, shift, image, tap, g, groups, TAPS
+                )
+                if factor is None:
+                    at = partial + (tile * 2 * TAPS + tap) * groups + g
+                    in_group = g < groups
+                    sums = tl.sum(total, 0, keep_dims=True)
+                    tl.store(at, sums, in_group)
+                    sums = tl.sum(total * weights, 0, keep_dims=True)
+                    tl.store(at + TAPS * groups, sums, in_group)
+                else:
+                    at = (image * TAPS + tap) * groups + g
+                    total *= tl.load(factor + at, g < groups, other=0.0)
+                    total += weights
+            if partial is None:
+                at = out + tap * out_t * WEIGHT_UNIT
+                tl.store(at, total.to(out.dtype.element_ty), inside)
 
 
 def _tile(x: Tensor, groups: int) -> dict:
@@ -293,19 +340,31 @@ def _unit(factor: int, *tensors: Tensor) -> int:
     return factor
 
 
-def _launch(
-    kernel, maps: tuple, weight: Tensor, tensors: tuple, heads: int,
+def partial_sums(x: Tensor, weight: Tensor, *shape: int) -> Tensor:
+    """An empty tensor (N, tiles, *shape, G) for sums over tiles of x."""
+    groups = weight.shape[1]
+    tile = _tile(x, groups)
+    tiles = triton.cdiv(x.shape[2], tile['BLOCK_Y'])
+    tiles *= triton.cdiv(x.shape[3], tile['BLOCK_X'])
+    dtype = accumulation_dtype(x, weight)
+    return x.new_empty((len(x), tiles, *shape, groups), dtype=dtype)
+
+
+def launch(
+    kernel, maps: tuple, tensors: tuple, others: tuple, heads: int,
     dilation: int, **flags,
 ):  # fmt: skip
-    """Run a kernel on ``tensors``: feature maps, and a weight-like one."""
+    """Run a kernel on feature maps, some of which ``maps`` are, weight-like
+    tensors (5-D), the last of them an output or not, and ``others``."""
     n, c, height, width = maps[-1].shape
-    groups, taps = weight.shape[1:3]
+    weights = [x for x in tensors if x.dim() == 5]
+    groups, taps = weights[-1].shape[1:3]
     if maps[-1].numel() == 0:
         return
     tile = _tile(maps[-1], groups)
     units = {
         4: _unit(math.gcd(PER_THREAD, groups // heads), *maps),
-        5: _unit(PER_THREAD, *(x for x in tensors if x.dim() == 5)),
+        5: _unit(PER_THREAD, *weights),
     }
     programs = (
         n
@@ -317,6 +376,7 @@ def _launch(
     with torch.cuda.device_of(maps[-1]):
         kernel[(programs,)](
             *tensors,
+            *others,
             groups // units[4],
             height,
             width,
@@ -340,18 +400,40 @@ def forward(
     kernel_size: int,
     dilation: int,
     heads: int,
+    affine: tuple[Optional[Tensor], Optional[Tensor]] = (None, None),
 ) -> Tensor:
     """Output of the operator; shapes as in the public function.
 
-    The output has the memory format of ``value``.
+    The output has the memory format of ``value``. ``affine`` is a scale and a
+    shift (N, K*K, G) of the weights.
     """
     out = torch.empty_like(value)
-    tensors = value, weight, out
-    maps = value, out
-    _launch(
-        _aggregate, maps, weight, tensors, heads, dilation, TRANSPOSED=False
-    )
+    launch(
+        _aggregate, (value, out), (value, weight, out), affine, heads,
+        dilation, TRANSPOSED=False,
+    )  # fmt: skip
     return out
+
+
+def value_gradient(grad, value, weight, dilation, heads, affine=(None, None)):
+    """Gradient of the value, in its dtype and memory format."""
+    out = torch.empty_like(value)
+    launch(
+        _aggregate, (grad, out), (grad, weight, out), affine, heads, dilation,
+        TRANSPOSED=True,
+    )  # fmt: skip
+    return out
+
+
+def weight_gradient(
+    grad, value, weight, dilation, heads, out, others=(None,) * 4
+) -> None:
+    """Write :func:`_weight_gradient` to ``out``, or to the first of its
+    ``others``: partial, scale, shift and factor."""
+    launch(
+        _weight_gradient, (grad, value), (grad, value, weight, out), others,
+        heads, dilation,
+    )  # fmt: skip
 
 
 def backward(
@@ -363,14 +445,7 @@ def backward(
     heads: int,
 ) -> tuple[Tensor, Tensor]:
     """Gradients of value and weight, in their dtypes and memory formats."""
-    grad_value = torch.empty_like(value)
-    tensors = grad, weight, grad_value
-    maps = grad, grad_value
-    _launch(
-        _aggregate, maps, weight, tensors, heads, dilation, TRANSPOSED=True
-    )
+    grad_value = value_gradient(grad, value, weight, dilation, heads)
     grad_weight = torch.empty_like(weight)
-    tensors = grad, value, grad_weight
-    maps = grad, value
-    _launch(_weight_gradient, maps, weight, tensors, heads, dilation)
+    weight_gradient(grad, value, weight, dilation, heads, grad_weight)
     return grad_value, grad_weight
