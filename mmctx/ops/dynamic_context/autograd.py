@@ -7,7 +7,7 @@ from ..autograd import register_gradients
 from .reference import normed_aggregation_reference
 
 
-def _kernels():
+def kernels():
     """Imports Triton at its first use."""
     from . import triton
 
@@ -27,7 +27,7 @@ def normed_aggregation(
     heads: int,
 ) -> Tensor:
     """As :func:`.reference.normed_aggregation_reference`, by kernels."""
-    return _kernels().forward(
+    return kernels().forward(
         value, weight, bias, gamma, beta, eps, kernel_size, dilation, heads
     )
 
@@ -45,7 +45,7 @@ def _backward(
     dilation: int,
     heads: int,
 ) -> list[Tensor]:
-    grads = _kernels().backward(
+    grads = kernels().backward(
         grad, value, weight, bias, gamma, beta, eps, kernel_size, dilation,
         heads,
     )  # fmt: skip

@@ -3,18 +3,20 @@
 A GPU's group norm reads and writes contiguous float32 under autocast, and
 passes over the attention six times. Here the attention is written once, by its
 convolution without bias, in the dtype and format that the kernels read
-fastest.
+fastest. In inference, the kernels apply batch norms and SiLU, too.
 """
 
 from typing import Optional
 
+import torch
 import torch.nn as nn
 import torch.nn.functional as F
 from torch import Tensor
 
 from ..dispatch import refuse_custom_operator, refuse_layers
+from ..folding import refuse_norm
 from ..triton_support import refuse_triton
-from .autograd import normed_aggregation
+from .autograd import kernels, normed_aggregation
 
 
 def refuse(
@@ -61,6 +63,28 @@ def _taps_outside(x: Tensor, groups: int) -> Tensor:
     return x.unflatten(0, (groups, -1)).transpose(0, 1).flatten(0, 1)
 
 
+def _are_fixed(value, norm, act) -> bool:
+    """Whether the norms can be those of the kernel: in inference."""
+    return (
+        not torch.is_grad_enabled()
+        and len(value) == 2
+        and type(act) is nn.SiLU
+        and all(
+            refuse_norm(layer) is None
+            and layer.weight is not None
+            and not layer.training
+            for layer in (value[1], norm)
+        )
+    )
+
+
+def _statistics(norm: nn.BatchNorm2d) -> Tensor:
+    """Mean, variance, scale and shift: (4, C)."""
+    return torch.stack(
+        (norm.running_mean, norm.running_var, norm.weight, norm.bias)
+    )
+
+
 def dynamic_context(
     x, static, attention, value, norm, act, kernel_size, dilation, heads
 ) -> Tensor:
@@ -78,8 +102,11 @@ def dynamic_context(
         parameter.view(groups, taps)
         for parameter in (predict.bias, group_norm.weight, group_norm.bias)
     )
-    aggregated = normed_aggregation(
-        value(x), weight, *parameters, group_norm.eps, kernel_size, dilation,
-        heads,
-    )  # fmt: skip
-    return act(norm(aggregated))
+    options = *parameters, group_norm.eps, kernel_size, dilation, heads
+    if _are_fixed(value, norm, act):
+        norms = value[1], norm
+        return kernels().forward(
+            value[0](x), weight, *options,
+            (*map(_statistics, norms), *(norm.eps for norm in norms)),
+        )  # fmt: skip
+    return act(norm(normed_aggregation(value(x), weight, *options)))

@@ -41,7 +41,7 @@ def _moments(
     Less the group's first weight, so that a variance far smaller than the
     mean survives.
     """
-    groups *= UNIT
+    groups *= UNIT * HEADS
     image, y, x, g, inside, tile = position(
         groups, height, width, BLOCK_Y, BLOCK_X, BLOCK_G, INDEX
     )
@@ -96,10 +96,16 @@ def forward(
     kernel_size: int,
     dilation: int,
     heads: int,
+    norms: tuple = (None,) * 4,
 ) -> Tensor:
-    """Output of the operator; arguments as of the reference."""
+    """Output of the operator; arguments as of the reference.
+
+    ``norms`` are as of :func:`mmctx.ops.local_aggregation.triton.forward`.
+    """
     affine = _affine(*_normalise(value, weight, bias, eps, heads), gamma, beta)
-    return aggregate(value, weight, kernel_size, dilation, heads, affine)
+    return aggregate(
+        value, weight, kernel_size, dilation, heads, affine, norms
+    )
 
 
 def backward(

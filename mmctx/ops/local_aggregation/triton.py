@@ -111,11 +111,11 @@ def place(
 
 
 @triton.jit
-def _channel(g, groups, SHARE: tl.constexpr, HEADS: tl.constexpr):
-    """The first channel that has a weight channel, and the distance of the
-    next."""
-    step = groups // HEADS
-    return g + g // step * (step * (SHARE - 1)), step
+def _channel(g, step, SHARE: tl.constexpr, HEADS: tl.constexpr):
+    """The first channel that has a weight channel; the next are steps away."""
+    if HEADS > 1:
+        g += g // step * (step * (SHARE - 1))
+    return g
 
 
 @triton.jit
@@ -126,6 +126,19 @@ def _affine(x, scale, shift, image, tap, g, groups, TAPS: tl.constexpr):
         x *= tl.load(scale + at, g < groups, other=0.0)
         x += tl.load(shift + at, g < groups, other=0.0)
     return x
+
+
+@triton.jit
+def _batch_norm(x, mass, norm, eps, c, channels, mask):
+    """The norm (mean, variance, scale, shift: (4, C)) of each of the elements
+    that x is a sum of, with weights that sum to mass."""
+    mean = tl.load(norm + c, mask, other=0.0)
+    variance = tl.load(norm + channels + c, mask, other=1.0)
+    scale = tl.load(norm + 2 * channels + c, mask, other=0.0)
+    shift = tl.load(norm + 3 * channels + c, mask, other=0.0)
+    return (x - mean * mass) * (scale * tl.rsqrt(variance + eps)) + (
+        shift * mass
+    )
 
 
 @triton.jit
@@ -160,7 +173,8 @@ def _add_scaled(totals, scale, at, stride, mask, count, COUNT: tl.constexpr):
 
 @triton.jit(**FEW_VARIANTS)
 def _aggregate(
-    value, weight, out, scale, shift, groups, height, width,
+    value, weight, out, scale, shift, value_norm, norm, value_eps, eps,
+    groups, height, width,
     value_n, value_c, value_y, value_x,
     weight_n, weight_g, weight_t, weight_y, weight_x,
     out_n, out_c, out_y, out_x,
@@ -174,13 +188,15 @@ def _aggregate(
 
     TRANSPOSED: sum_t weight[g, -t, p + t] value[c, p + t], the gradient of
     the values where ``value`` is that of the output. Weights are those of
-    :func:`_affine`.
+    :func:`_affine`. With norms, batch norm of the values and, of the output,
+    batch norm and SiLU.
     """
-    groups *= UNIT
+    step = groups * UNIT
+    groups = step * HEADS
     image, y, x, g, inside, _ = position(
         groups, height, width, BLOCK_Y, BLOCK_X, BLOCK_G, INDEX
     )
-    c, step = _channel(g, groups, SHARE, HEADS)
+    c = _channel(g, step, SHARE, HEADS)
     value_s, out_s = step.to(INDEX) * value_c, step.to(INDEX) * out_c
     value = place(
         value, image, c, y, x, value_n, value_c, value_y, value_x, UNIT
@@ -195,6 +211,7 @@ def _aggregate(
     for first in range(0, SHARE, BLOCK_S):
         zeros = tl.zeros((BLOCK_Y * BLOCK_X, BLOCK_G), SUM)
         totals = _repeat(zeros, BLOCK_S)
+        mass = zeros
         for row in range(KERNEL):
             dy = (row - radius) * DILATION
             in_row = inside & (y + dy >= 0) & (y + dy < height)
@@ -211,15 +228,28 @@ def _aggregate(
                     tl.load(at, near, other=0.0).to(SUM), scale, shift,
                     image, tap, g, groups, KERNEL * KERNEL,
                 )  # fmt: skip
+                if norm is not None:
+                    mass += tl.where(near, factor, 0.0)
                 at = value + (dy * value_y + dx * value_x) * UNIT
                 totals = _add_scaled(
                     totals, factor, at + first * value_s, value_s, near,
                     SHARE - first, BLOCK_S,
                 )  # fmt: skip
         for s in tl.static_range(BLOCK_S):
+            total = totals[s]
+            if norm is not None:
+                at, channels = c + (first + s) * step, groups * SHARE
+                exists = (g < groups) & (first + s < SHARE)
+                total = _batch_norm(
+                    total, mass, value_norm, value_eps, at, channels, exists
+                )
+                total = _batch_norm(
+                    total, 1.0, norm, eps, at, channels, exists
+                )
+                total *= tl.sigmoid(total)
             tl.store(
                 out + (first + s) * out_s,
-                totals[s].to(out.dtype.element_ty),
+                total.to(out.dtype.element_ty),
                 inside & (first + s < SHARE),
             )
 
@@ -244,11 +274,12 @@ def _weight_gradient(
     partial (N, tiles, 2, T, G) holds sums over pixels, of the sum and of its
     product with x.
     """
-    groups *= UNIT
+    step = groups * UNIT
+    groups = step * HEADS
     image, y, x, g, inside, tile = position(
         groups, height, width, BLOCK_Y, BLOCK_X, BLOCK_G, INDEX
     )
-    c, step = _channel(g, groups, SHARE, HEADS)
+    c = _channel(g, step, SHARE, HEADS)
     value_s, grad_s = step.to(INDEX) * value_c, step.to(INDEX) * grad_c
     value = place(
         value, image, c, y, x, value_n, value_c, value_y, value_x, UNIT
@@ -377,7 +408,7 @@ def launch(
         kernel[(programs,)](
             *tensors,
             *others,
-            groups // units[4],
+            groups // heads // units[4],
             height,
             width,
             *(s for x in tensors for s in _strides(x, units[x.dim()])),
@@ -401,15 +432,18 @@ def forward(
     dilation: int,
     heads: int,
     affine: tuple[Optional[Tensor], Optional[Tensor]] = (None, None),
+    norms: tuple = (None,) * 4,
 ) -> Tensor:
     """Output of the operator; shapes as in the public function.
 
     The output has the memory format of ``value``. ``affine`` is a scale and a
-    shift (N, K*K, G) of the weights.
+    shift (N, K*K, G) of the weights; ``norms`` are parameters (4, C) of the
+    batch norms of value and output, and their eps. SiLU follows them.
     """
     out = torch.empty_like(value)
     launch(
-        _aggregate, (value, out), (value, weight, out), affine, heads,
+        _aggregate, (value, out), (value, weight, out), (*affine, *norms),
+        heads,
         dilation, TRANSPOSED=False,
     )  # fmt: skip
     return out
@@ -419,7 +453,8 @@ def value_gradient(grad, value, weight, dilation, heads, affine=(None, None)):
     """Gradient of the value, in its dtype and memory format."""
     out = torch.empty_like(value)
     launch(
-        _aggregate, (grad, out), (grad, weight, out), affine, heads, dilation,
+        _aggregate, (grad, out), (grad, weight, out), (*affine, *(None,) * 4),
+        heads, dilation,
         TRANSPOSED=True,
     )  # fmt: skip
     return out
