@@ -25,6 +25,7 @@ from ..local_aggregation.triton import (
 from ..local_aggregation.triton import (
     forward as aggregate,
 )
+from ..triton_support import triton_dtype
 
 
 @triton.jit(**FEW_VARIANTS)
@@ -68,22 +69,65 @@ def _moments(
     tl.store(at + groups, tl.sum(squares, 0, keep_dims=True), in_group)
 
 
-def _normalise(value, weight, bias, eps, heads) -> tuple[Tensor, Tensor]:
-    """Factors (N, 1, G) and shifts (N, T, G) that normalise the weights."""
+@triton.jit(
+    do_not_specialize=('tiles', 'groups', 'count', 'weight_n', 'weight_g')
+)
+def _scale_and_shift(
+    partial, weight, bias, gamma, beta, scale, shift, tiles, groups, count,
+    eps, weight_n, weight_g,
+    TAPS: tl.constexpr, SUM: tl.constexpr, BLOCK_G: tl.constexpr,
+    BLOCK: tl.constexpr,
+):  # fmt: skip
+    """Scale and shift (N, T, G) of a norm, of sums by :func:`_moments`."""
+    image = tl.program_id(0).to(tl.int64)
+    g = tl.program_id(1) * BLOCK_G + tl.arange(0, BLOCK_G)[None, :]
+    tile = tl.arange(0, BLOCK)[:, None]
+    in_group = g < groups
+    total = tl.zeros((BLOCK, BLOCK_G), SUM)
+    squares = tl.zeros((BLOCK, BLOCK_G), SUM)
+    for first in range(0, tiles, BLOCK):
+        at = partial + (image * tiles + first + tile) * 2 * groups + g
+        exists = in_group & (first + tile < tiles)
+        total += tl.load(at, exists, other=0.0)
+        squares += tl.load(at + groups, exists, other=0.0)
+    mean = tl.sum(total, 0, keep_dims=True) / count
+    variance = tl.sum(squares, 0, keep_dims=True) / count - mean * mean
+    rstd = tl.rsqrt(variance + eps)
+    pivot = weight + image * weight_n + g * weight_g
+    mean += tl.load(pivot, in_group, other=0.0).to(SUM)
+    for tap in range(TAPS):
+        channel = g * TAPS + tap
+        factor = rstd
+        offset = (tl.load(bias + channel, in_group, other=0.0) - mean) * rstd
+        if gamma is not None:
+            by = tl.load(gamma + channel, in_group, other=0.0)
+            factor, offset = factor * by, offset * by
+            offset += tl.load(beta + channel, in_group, other=0.0)
+        out = (image * TAPS + tap) * groups + g
+        tl.store(scale + out, factor, in_group)
+        tl.store(shift + out, offset, in_group)
+
+
+def _sum_moments(value, weight, bias, heads) -> Tensor:
     partial = partial_sums(value, weight, 2)
     launch(_moments, (value,), (weight,), (bias, partial), heads, 1)
-    count = weight.shape[2:].numel()
-    mean, square = partial.sum(1, keepdim=True).div_(count).unbind(2)
-    rstd = torch.addcmul(square, mean, mean, value=-1).add_(eps).rsqrt_()
-    mean = mean + weight[:, None, :, 0, 0, 0]
-    return rstd, (bias.t() - mean) * rstd
+    return partial
 
 
-def _affine(rstd, shift, gamma, beta) -> tuple[Tensor, Tensor]:
-    """Scale and shift (N, T, G) of the whole norm."""
-    gamma, beta = gamma.t(), beta.t()
-    shift = torch.addcmul(beta.to(shift.dtype), shift, gamma.to(shift.dtype))
-    return (rstd * gamma).contiguous(), shift.contiguous()
+def _affine(partial, weight, bias, eps, gamma=None, beta=None):
+    """Scale and shift (N, T, G) of the norm; without gamma, to mean 0 and
+    variance 1."""
+    n, groups, taps = weight.shape[:3]
+    out = partial.new_empty(2, n, taps, groups)
+    if out.numel() and weight.numel():
+        with torch.cuda.device_of(weight):
+            _scale_and_shift[(n, triton.cdiv(groups, 8))](
+                partial, weight, bias, gamma, beta, *out, partial.shape[1],
+                groups, weight.shape[2:].numel(), eps, *weight.stride()[:2],
+                TAPS=taps, SUM=triton_dtype(partial.dtype), BLOCK_G=8,
+                BLOCK=32, num_warps=1,
+            )  # fmt: skip
+    return tuple(out)
 
 
 def forward(
@@ -102,7 +146,8 @@ def forward(
 
     ``norms`` are as of :func:`mmctx.ops.local_aggregation.triton.forward`.
     """
-    affine = _affine(*_normalise(value, weight, bias, eps, heads), gamma, beta)
+    partial = _sum_moments(value, weight, bias, heads)
+    affine = _affine(partial, weight, bias, eps, gamma, beta)
     return aggregate(
         value, weight, kernel_size, dilation, heads, affine, norms
     )
@@ -121,27 +166,28 @@ def backward(
     heads: int,
 ) -> tuple[Tensor, ...]:
     """Gradients of all tensors, in their dtypes and memory formats."""
-    rstd, shift = _normalise(value, weight, bias, eps, heads)
-    scale, whole_shift = _affine(rstd, shift, gamma, beta)
+    partial = _sum_moments(value, weight, bias, heads)
+    scale, whole_shift = _affine(partial, weight, bias, eps, gamma, beta)
+    rstd, shift = _affine(partial, weight, bias, eps)
     tensors = grad, value, weight, dilation, heads
     grad_value = value_gradient(*tensors, (scale, whole_shift))
     partial = partial_sums(value, weight, 2, weight.shape[2])
-    rstds = rstd.expand_as(shift).contiguous()
-    others = partial, rstds, shift.contiguous(), None
-    weight_gradient(*tensors, weight, others)
+    weight_gradient(*tensors, weight, (partial, rstd, shift, None))
     sums = partial.sum(1)
     # With x the normalised weights and d the gradient of the norm's output:
     # rstd * (gamma * d - mean(gamma * d) - x * mean(gamma * d * x)).
-    means = (sums * gamma.t()).sum(2, keepdim=True) / weight.shape[2:].numel()
-    means = means * -rstd[:, None]
-    slope = (means[:, 1] * rstd).expand_as(shift).contiguous()
-    offset = torch.addcmul(means[:, 0], means[:, 1], shift).contiguous()
+    means = (sums * gamma.t()).sum(2, keepdim=True)
+    means = means * rstd[:, None] / -weight.shape[2:].numel()
+    slope = means[:, 1] * rstd
+    offset = torch.addcmul(means[:, 0], means[:, 1], shift)
     grad_weight = torch.empty_like(weight)
     weight_gradient(*tensors, grad_weight, (None, slope, offset, scale))
+    grad_bias = grad_weight.sum((0, 3, 4), dtype=rstd.dtype)
+    grad_beta, grad_gamma = sums.sum(0).transpose(1, 2)
+    grads = grad_bias, grad_gamma, grad_beta
+    params = bias, gamma, beta
     return (
         grad_value,
         grad_weight,
-        grad_weight.sum((0, 3, 4), dtype=rstd.dtype).to(bias.dtype),
-        sums[:, 1].sum(0).t().to(gamma.dtype),
-        sums[:, 0].sum(0).t().to(beta.dtype),
+        *(g.to(x.dtype, copy=True) for g, x in zip(grads, params)),
     )

@@ -45,7 +45,7 @@ from ..triton_support import index_dtype, power_of_two, triton_dtype
 CHANNELS_LAST_PIXELS = (8, 8)
 CHANNELS_LAST_BYTES = 32
 CONTIGUOUS_PIXELS = 256
-CONTIGUOUS_COLUMNS = 64
+CONTIGUOUS_COLUMNS = 32
 #: Elements of a channel block per thread, and channels of one weight that are
 #: summed at a time.
 PER_THREAD = 4
