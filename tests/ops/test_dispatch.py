@@ -1,7 +1,5 @@
 """Which implementation of an operator runs."""
 
-from types import SimpleNamespace
-
 import pytest
 import torch
 from torch import nn
@@ -13,7 +11,6 @@ from mmctx.ops import (
     contextual_deform_conv,
     local_aggregation,
     reference,
-    triton_support,
 )
 from mmctx.ops.dispatch import (
     cpu_variant,
@@ -69,15 +66,6 @@ def test_compilers_get_our_operator_and_exporters_none(name):
     exported = torch.export.export(Call(function), inputs, strict=False)
     torch.testing.assert_close(exported.module()(*inputs), expected)
     assert not ours_in(exported.graph)
-
-
-@pytest.mark.parametrize('old', [True, False])
-def test_kernels_refuse_an_old_triton(old, monkeypatch):
-    x = SimpleNamespace(is_cuda=True, dtype=torch.float32)
-    monkeypatch.setattr(triton_support, 'HAS_TRITON', True)
-    monkeypatch.setattr(triton_support, 'OLD_TRITON', old)
-    reason = triton_support.refuse_triton(x=x, bias=None)
-    assert ('torch 2.8' in str(reason)) == old
 
 
 def test_reference_refuses_everything_and_nests():

@@ -193,8 +193,8 @@ def test_hands_launches_to_a_tool():
     inputs = aggregation_inputs(torch.contiguous_format)
     kernels = __import__('mmctx.ops.local_aggregation.triton', fromlist=['_'])
     with triton_support.launching(lambda *launch: seen.append(launch)):
-        kernels.forward(*inputs, 3, 1)
-        kernels.forward(*(x[:0] for x in inputs), 3, 1)
+        kernels.forward(*inputs, 3, 1, 1)
+        kernels.forward(*(x[:0] for x in inputs), 3, 1, 1)
         triton_support.launch(None, (3, 2), inputs[0])
     (kernel, programs, args, options), (_, grid, *_) = seen
     assert grid == 6
