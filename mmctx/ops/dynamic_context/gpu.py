@@ -33,8 +33,13 @@ def refuse(
         return reason
     types = nn.Conv2d, None, None, nn.Conv2d, nn.GroupNorm
     layers = list(attention.children())
-    if len(layers) != len(types) or any(
-        known not in (None, type(layer)) for known, layer in zip(types, layers)
+    if (
+        not isinstance(attention, nn.Sequential)
+        or len(layers) != 5
+        or any(
+            known not in (None, type(layer))
+            for known, layer in zip(types, layers)
+        )
     ):
         return 'the attention has other layers than CoTNet'
     for conv, has_bias in (layers[0], False), (layers[3], True):
@@ -68,6 +73,7 @@ def _are_fixed(value, norm, act) -> bool:
     """Whether the norms can be those of the kernel: in inference."""
     return (
         not torch.is_grad_enabled()
+        and isinstance(value, nn.Sequential)
         and len(value) == 2
         and type(act) is nn.SiLU
         and all(
