@@ -68,8 +68,14 @@ TILE_SAMPLES = 16
 #: Pixels whose gradients by the kernel one program sums.
 CHUNK = 512
 
-# Specialising on sizes would only cost recompilations.
-_UNSPECIALIZED = ('height', 'width', 'out_width', 'pixels', 'samples')
+# Specialising on numbers or on where the predictions start would only cost
+# recompilations as sizes vary: no vector load depends on them.
+_UNSPECIALIZED = (
+    'offset', 'mask', 'height', 'width', 'out_width', 'pixels', 'samples',
+    'offset_n', 'offset_c', 'offset_p', 'mask_n', 'mask_c', 'mask_p',
+    'stride_y', 'stride_x', 'padding_y', 'padding_x', 'dilation_y',
+    'dilation_x',
+)  # fmt: skip
 
 
 @triton.jit
@@ -88,18 +94,28 @@ def _axis(position, size):
 
 
 @triton.jit
+def _start(
+    p, out_width, stride_y, stride_x, padding_y, padding_x, SUM: tl.constexpr
+):
+    """Where the kernel starts at output pixels p."""
+    y = p // out_width * stride_y - padding_y
+    x = p % out_width * stride_x - padding_x
+    return y.to(SUM), x.to(SUM)
+
+
+@triton.jit
 def _positions(
     offset, offset_c, y, x, tap, inside, height, width,
-    GEOMETRY: tl.constexpr, SUM: tl.constexpr,
+    dilation_y, dilation_x, COLUMNS: tl.constexpr,
 ):  # fmt: skip
-    """Of one tap, at output pixels (y, x): ``_axis`` along both axes."""
+    """Of one tap whose kernel starts at (y, x): ``_axis`` along both axes."""
     offset += 2 * tap * offset_c
-    dy = tl.load(offset, inside, other=0.0).to(SUM)
-    dx = tl.load(offset + offset_c, inside, other=0.0).to(SUM)
-    y = y * GEOMETRY[1] - GEOMETRY[3] + tap // GEOMETRY[0] * GEOMETRY[5]
-    x = x * GEOMETRY[2] - GEOMETRY[4] + tap % GEOMETRY[0] * GEOMETRY[6]
-    top, behind_y, free_y = _axis(dy + y.to(SUM), height)
-    left, behind_x, free_x = _axis(dx + x.to(SUM), width)
+    dy = tl.load(offset, inside, other=0.0).to(y.dtype)
+    dx = tl.load(offset + offset_c, inside, other=0.0).to(y.dtype)
+    y += tap // COLUMNS * dilation_y
+    x += tap % COLUMNS * dilation_x
+    top, behind_y, free_y = _axis(dy + y, height)
+    left, behind_x, free_x = _axis(dx + x, width)
     return top, left, behind_y, behind_x, free_y, free_x
 
 
@@ -132,9 +148,9 @@ def _load_pixel(
 def _forward(
     image, offset, mask, weight, bias, out,
     height, width, out_width, pixels,
-    offset_n, offset_c, offset_y, offset_x,
-    mask_n, mask_c, mask_y, mask_x,
-    CHANNELS: tl.constexpr, TAPS: tl.constexpr, GEOMETRY: tl.constexpr,
+    offset_n, offset_c, offset_p, mask_n, mask_c, mask_p,
+    stride_y, stride_x, padding_y, padding_x, dilation_y, dilation_x,
+    CHANNELS: tl.constexpr, TAPS: tl.constexpr, COLUMNS: tl.constexpr,
     SUM: tl.constexpr, INDEX: tl.constexpr,
     BLOCK_P: tl.constexpr, BLOCK_C: tl.constexpr,
 ):  # fmt: skip
@@ -147,19 +163,19 @@ def _forward(
     n = (rest // blocks).to(tl.int64)
     c = rest % blocks * BLOCK_C + tl.arange(0, BLOCK_C)[None, :]
     p = (tile * BLOCK_P + tl.arange(0, BLOCK_P)[:, None]).to(INDEX)
-    y, x = p // out_width, p % out_width
+    y, x = _start(p, out_width, stride_y, stride_x, padding_y, padding_x, SUM)
     inside = (p < pixels) & (c < CHANNELS)
     image += n * height * width * CHANNELS + c
-    offset += n * offset_n + y * offset_y + x * offset_x
-    mask_at = n * mask_n + y * mask_y + x * mask_x
+    offset += n * offset_n + p * offset_p
+    mask_at = n * mask_n + p * mask_p
     weight += n * TAPS * CHANNELS + c
     total = tl.zeros((BLOCK_P, BLOCK_C), SUM)
     if bias is not None:
         total += tl.load(bias + c, c < CHANNELS, other=0.0).to(SUM)
     for tap in range(TAPS):
         top, left, behind_y, behind_x, _, _ = _positions(
-            offset, offset_c, y, x, tap, p < pixels, height, width, GEOMETRY,
-            SUM,
+            offset, offset_c, y, x, tap, p < pixels, height, width,
+            dilation_y, dilation_x, COLUMNS,
         )  # fmt: skip
         scale = _load_mask(mask, mask_at + tap * mask_c, p < pixels, behind_y)
         sample = tl.zeros((BLOCK_P, BLOCK_C), SUM)
@@ -180,9 +196,9 @@ def _forward(
 def _sampling_gradient(
     grad, image, offset, mask, weight, of_offset, of_mask, of_weight,
     height, width, out_width, pixels,
-    offset_n, offset_c, offset_y, offset_x,
-    mask_n, mask_c, mask_y, mask_x,
-    CHANNELS: tl.constexpr, TAPS: tl.constexpr, GEOMETRY: tl.constexpr,
+    offset_n, offset_c, offset_p, mask_n, mask_c, mask_p,
+    stride_y, stride_x, padding_y, padding_x, dilation_y, dilation_x,
+    CHANNELS: tl.constexpr, TAPS: tl.constexpr, COLUMNS: tl.constexpr,
     SUM: tl.constexpr, INDEX: tl.constexpr, CHUNK: tl.constexpr,
     BLOCK_P: tl.constexpr, BLOCK_C: tl.constexpr,
 ):  # fmt: skip
@@ -211,12 +227,14 @@ def _sampling_gradient(
     end = tl.minimum((chunk + 1) * CHUNK, pixels)
     for first in range(chunk * CHUNK, end, BLOCK_P):
         p = first + tl.arange(0, BLOCK_P)[:, None]
-        y, x = p // out_width, p % out_width
+        y, x = _start(
+            p, out_width, stride_y, stride_x, padding_y, padding_x, SUM
+        )
         top, left, behind_y, behind_x, free_y, free_x = _positions(
-            offset + y * offset_y + x * offset_x, offset_c, y, x, tap, p < end,
-            height, width, GEOMETRY, SUM,
+            offset + p * offset_p, offset_c, y, x, tap, p < end, height, width,
+            dilation_y, dilation_x, COLUMNS,
         )  # fmt: skip
-        mask_at = n * mask_n + y * mask_y + x * mask_x + tap * mask_c
+        mask_at = n * mask_n + p * mask_p + tap * mask_c
         scale = _load_mask(mask, mask_at, p < end, behind_y)
         by_y = tl.zeros((BLOCK_P, BLOCK_C), SUM)
         by_x = tl.zeros((BLOCK_P, BLOCK_C), SUM)
@@ -264,8 +282,9 @@ def _sampling_gradient(
 def _keys(
     offset, key,
     height, width, out_width, pixels, samples,
-    offset_n, offset_c, offset_y, offset_x,
-    TAPS: tl.constexpr, GEOMETRY: tl.constexpr,
+    offset_n, offset_c, offset_p,
+    stride_y, stride_x, padding_y, padding_x, dilation_y, dilation_x,
+    TAPS: tl.constexpr, COLUMNS: tl.constexpr,
     SUM: tl.constexpr, INDEX: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
     """The upper left pixel of each sample, numbered over all feature
@@ -274,10 +293,10 @@ def _keys(
     p = (at % pixels).to(INDEX)
     tap = (at // pixels % TAPS).to(INDEX)
     n = at // pixels // TAPS
-    y, x = p // out_width, p % out_width
+    y, x = _start(p, out_width, stride_y, stride_x, padding_y, padding_x, SUM)
     top, left, behind_y, behind_x, _, _ = _positions(
-        offset + n * offset_n + y * offset_y + x * offset_x, offset_c, y, x,
-        tap, at < samples, height, width, GEOMETRY, SUM,
+        offset + n * offset_n + p * offset_p, offset_c, y, x, tap,
+        at < samples, height, width, dilation_y, dilation_x, COLUMNS,
     )  # fmt: skip
     outside = (top == height) | (left == width)
     # Not where the other weight is NaN, which no zero takes away.
@@ -294,9 +313,9 @@ def _keys(
 def _image_gradient(
     grad, offset, mask, weight, order, starts, out,
     height, width, out_width, pixels,
-    offset_n, offset_c, offset_y, offset_x,
-    mask_n, mask_c, mask_y, mask_x,
-    CHANNELS: tl.constexpr, TAPS: tl.constexpr, GEOMETRY: tl.constexpr,
+    offset_n, offset_c, offset_p, mask_n, mask_c, mask_p,
+    stride_y, stride_x, padding_y, padding_x, dilation_y, dilation_x,
+    CHANNELS: tl.constexpr, TAPS: tl.constexpr, COLUMNS: tl.constexpr,
     SUM: tl.constexpr, INDEX: tl.constexpr,
     BLOCK_S: tl.constexpr, BLOCK_C: tl.constexpr,
 ):  # fmt: skip
@@ -323,12 +342,14 @@ def _image_gradient(
             at = tl.load(order + s, near, other=0) - n * TAPS * pixels
             at = tl.where(near, at, 0).to(INDEX)
             tap, p = at // pixels, at % pixels
-            y, x = p // out_width, p % out_width
+            y, x = _start(
+                p, out_width, stride_y, stride_x, padding_y, padding_x, SUM
+            )
             _, left, behind_y, behind_x, _, _ = _positions(
-                offset + y * offset_y + x * offset_x, offset_c, y, x, tap,
-                near, height, width, GEOMETRY, SUM,
+                offset + p * offset_p, offset_c, y, x, tap, near, height,
+                width, dilation_y, dilation_x, COLUMNS,
             )  # fmt: skip
-            mask_at = n * mask_n + y * mask_y + x * mask_x + tap * mask_c
+            mask_at = n * mask_n + p * mask_p + tap * mask_c
             scale = _load_mask(mask, mask_at, near, behind_y)
             scale *= behind_y if above else 1 - behind_y
             scale *= tl.where(left == column, 1 - behind_x, behind_x)
@@ -365,28 +386,33 @@ def _common(
     """Arguments of all kernels: a feature map, predictions and the rest."""
     tensors = (image, offset, weight, *others)
     height, width = image.shape[2:]
-    offset_n, offset_c, offset_y, offset_x = offset.stride()
+    out_width = offset.shape[3]
+    offset = offset.flatten(2)
+    names = ('stride', 'padding', 'dilation')
+    names = [f'{name}_{axis}' for name in names for axis in 'yx']
     return dict(
-        offset=offset,
+        **dict(zip(names, geometry)),
+        **_strided('offset', offset),
         height=height,
         width=width,
-        out_width=offset.shape[3],
-        pixels=offset.shape[2:].numel(),
-        offset_n=offset_n,
-        offset_c=offset_c,
-        offset_y=offset_y,
-        offset_x=offset_x,
+        out_width=out_width,
+        pixels=offset.shape[2],
         TAPS=weight.shape[3:].numel(),
-        GEOMETRY=(weight.shape[4], *geometry),
+        COLUMNS=weight.shape[4],
         SUM=triton_dtype(_sum_dtype(*tensors)),
         INDEX=index_dtype(*tensors),
     )
 
 
+def _strided(name: str, x: Optional[Tensor]) -> dict:
+    """A tensor (N, C, P) or None as an argument, and its strides."""
+    strides = (0, 0, 0) if x is None else x.stride()
+    names = (f'{name}_n', f'{name}_c', f'{name}_p')
+    return dict(zip(names, strides), **{name: x})
+
+
 def _of_mask(mask: Optional[Tensor]) -> dict:
-    strides = (0, 0, 0, 0) if mask is None else mask.stride()
-    names = ('mask_n', 'mask_c', 'mask_y', 'mask_x')
-    return dict(zip(names, strides), mask=mask)
+    return _strided('mask', None if mask is None else mask.flatten(2))
 
 
 def _tile(rows: int, channels: int, block: int, name: str) -> dict:
