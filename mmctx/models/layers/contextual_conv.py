@@ -15,6 +15,11 @@ from mmctx.models.layers.norms import (
 )
 from mmctx.models.layers.pooling import global_mean
 from mmctx.ops import context_projection, contextual_deform_conv
+from mmctx.ops.precision import (
+    cast_by_autocast,
+    undo_autocast,
+    without_autocast,
+)
 from mmctx.registry import register
 
 
@@ -96,7 +101,8 @@ class SamplingPredictor(nn.Module):
         )
 
     def forward(self, x: Tensor, context: Optional[Tensor] = None) -> Tensor:
-        """Offsets and logits of the mask.
+        """Offsets and logits of the mask, in float32 under autocast, whose
+        dtype would place samples on a coarse grid.
 
         Args:
             x (Tensor): (N, C, H, W).
@@ -108,7 +114,9 @@ class SamplingPredictor(nn.Module):
             its logit for each tap.
         """
         hidden = context_projection(x, context, self.reduce)
-        return self.predict(F.relu(self.norm(hidden)))
+        hidden = undo_autocast(F.relu(self.norm(hidden)))
+        with without_autocast(x):
+            return self.predict(hidden)
 
 
 class WeightPredictor(nn.Module):
@@ -280,6 +288,7 @@ class ContextualConv2d(nn.Conv2d):
             ValueError: The context is missing or has the wrong shape.
         """
         self._check_context(x, context)
+        x = cast_by_autocast(x)
         delta = None
         if self.weight_predictor is not None:
             delta = self.weight_predictor(x, context, valid)

@@ -10,7 +10,7 @@ from mmengine.registry import MODELS, DefaultScope
 from torch import nn
 from torchvision.ops import deform_conv2d
 
-from mmctx.models.layers import ContextualConv2d
+from mmctx.models.layers import ContextualConv2d, contextual_conv
 from mmctx.models.layers.norms import apply_vector_norm, build_norm
 from mmctx.models.layers.pooling import (
     global_mean,
@@ -199,6 +199,36 @@ def test_an_image_does_not_depend_on_the_others(geometry):
     for i in range(3):
         alone = conv(x[i : i + 1], context[i : i + 1])
         torch.testing.assert_close(alone[0], whole[i], rtol=1e-4, atol=1e-5)
+
+
+@geometries
+@pytest.mark.parametrize('dtype', [torch.float32, torch.float64])
+def test_autocast_casts_as_for_an_ordinary_convolution(
+    geometry, dtype, monkeypatch
+):
+    """The feature map and the weights, but not where they are sampled."""
+    conv = make_conv(geometry).to(dtype)
+    x, context = (v.to(dtype) for v in make_input(geometry))
+    exact = conv(x, context)
+    expected = torch.bfloat16 if dtype == torch.float32 else dtype
+    dtypes = {}
+
+    def spy(x, offset, weight, bias, mask, *geometry):
+        for name, value in dict(locals(), geometry=None).items():
+            if isinstance(value, torch.Tensor):
+                dtypes[name] = value.dtype
+        return operator(x, offset, weight, bias, mask, *geometry)
+
+    operator = contextual_conv.contextual_deform_conv
+    monkeypatch.setattr(contextual_conv, 'contextual_deform_conv', spy)
+    with torch.autocast('cpu', torch.bfloat16):
+        out = conv(x, context)
+        ordinary = nn.Conv2d.forward(conv, x)
+    assert out.dtype == ordinary.dtype == dtypes['x'] == expected
+    assert dtypes['weight'] == expected
+    assert dtypes['offset'] == dtypes['mask'] == dtype
+    tolerance = 0.02 if expected == torch.bfloat16 else 1e-6
+    assert (out - exact).norm() < tolerance * exact.norm()
 
 
 def test_padding_can_be_left_out_of_the_mean():
