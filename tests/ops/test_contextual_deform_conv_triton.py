@@ -184,14 +184,16 @@ def test_shapes(shape, layout):
 
 
 @kernels
-def test_more_than_one_tile_and_chunk(monkeypatch):
+@pytest.mark.parametrize('most_blocks', [1, 3])
+def test_more_than_one_tile_and_chunk(most_blocks, monkeypatch):
     """As on large maps, by smaller tiles."""
     from mmctx.ops.contextual_deform_conv import triton
 
-    for name, value in dict(TILE=4, TILE_CHANNELS=2, CHUNK=4).items():
+    sizes = dict(BLOCK=4, BLOCK_CHANNELS=2, CHUNK=4)
+    sizes.update(MOST_BLOCKS=most_blocks, MOST_CORNER_BLOCKS=most_blocks)
+    for name, value in sizes.items():
         monkeypatch.setattr(triton, name, value)
-    monkeypatch.setattr(triton, 'TILE_SAMPLES', 2)
-    compare(*make((2, 3, (2, 2), 2, 3, 1, 1, 1)))
+    compare(*make((2, 5, (1, 2), 2, 4, 1, 0, 1)))
 
 
 @kernels
