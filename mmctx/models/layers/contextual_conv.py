@@ -14,7 +14,7 @@ from mmctx.models.layers.norms import (
     build_vector_norm,
 )
 from mmctx.models.layers.pooling import global_mean
-from mmctx.ops import context_projection, contextual_deform_conv
+from mmctx.ops import context_projection, modulated_deform_conv
 from mmctx.ops.precision import (
     cast_by_autocast,
     undo_autocast,
@@ -316,16 +316,16 @@ class ContextualConv2d(nn.Conv2d):
     ) -> Tensor:
         predictor = self.sampling_predictor
         raw = predictor(x, context)
-        offset, mask = raw[:, : 2 * predictor.taps], None
         if predictor.mask:
-            mask = raw[:, 2 * predictor.taps :].sigmoid()
-        weight = self.weight[None].expand(x.shape[0], -1, -1, -1, -1)
-        if delta is not None:
-            weight = self.weight + delta
-        return contextual_deform_conv(
+            offset, mask = raw.split((2 * predictor.taps, predictor.taps), 1)
+            mask = mask.sigmoid()
+        else:
+            offset, mask = raw, None
+        return modulated_deform_conv(
             x,
             offset,
-            weight.to(x.dtype),
+            self.weight,
+            delta,
             self.bias,
             mask,
             self.stride,

@@ -2,6 +2,7 @@
 
 import copy
 import itertools
+import sys
 
 import pytest
 import torch
@@ -10,7 +11,7 @@ from mmengine.registry import MODELS, DefaultScope
 from torch import nn
 from torchvision.ops import deform_conv2d
 
-from mmctx.models.layers import ContextualConv2d, contextual_conv
+from mmctx.models.layers import ContextualConv2d
 from mmctx.models.layers.norms import apply_vector_norm, build_norm
 from mmctx.models.layers.pooling import (
     global_mean,
@@ -18,6 +19,7 @@ from mmctx.models.layers.pooling import (
     sizes_without_padding,
 )
 
+contextual_deform_conv = sys.modules['mmctx.ops.contextual_deform_conv']
 LN = dict(type='LN', eps=1e-6)
 #: Channels in and out, kernel, and the rest of a convolution.
 GEOMETRIES = {
@@ -214,13 +216,12 @@ def test_autocast_casts_as_for_an_ordinary_convolution(
     dtypes = {}
 
     def spy(x, offset, weight, bias, mask, *geometry):
-        for name, value in dict(locals(), geometry=None).items():
-            if isinstance(value, torch.Tensor):
-                dtypes[name] = value.dtype
+        dtypes.update(x=x.dtype, weight=weight.dtype)
+        dtypes.update(offset=offset.dtype, mask=mask.dtype)
         return operator(x, offset, weight, bias, mask, *geometry)
 
-    operator = contextual_conv.contextual_deform_conv
-    monkeypatch.setattr(contextual_conv, 'contextual_deform_conv', spy)
+    operator = contextual_deform_conv.contextual_deform_conv
+    monkeypatch.setattr(contextual_deform_conv, 'contextual_deform_conv', spy)
     with torch.autocast('cpu', torch.bfloat16):
         out = conv(x, context)
         ordinary = nn.Conv2d.forward(conv, x)
