@@ -4,8 +4,10 @@ MkDocs calls the functions below (``hooks`` in mkdocs.yml).
 """
 
 import re
+from html import unescape
 from pathlib import Path
 
+from latex2mathml.converter import convert
 from mkdocs.structure.files import File
 
 ROOT = Path(__file__).parents[1]
@@ -38,3 +40,26 @@ def on_page_markdown(markdown, page, config, files):
     if page.file.src_dir == str(ROOT):
         return re.sub(r'\]\(((?:\.\./)*)docs/', r'](\1', markdown)
     return markdown.replace('](../', '](')
+
+
+def on_page_content(html, page, config, files):
+    """Roles and formulas of docstrings, which are reStructuredText."""
+    html = re.sub(r':math:<code>(.*?)</code>', _formula, html, flags=re.S)
+    html = re.sub(
+        r'(?<=<p>)\.\. math::(.*?)(?=</p>)', _block, html, flags=re.S
+    )
+    return re.sub(
+        r':\w+:<code>~?(?:[\w.]+\.)?(\w+)</code>', r'<code>\1</code>', html
+    )
+
+
+def _formula(match, display='inline'):
+    return convert(unescape(match[1]).strip(), display=display)
+
+
+def _block(match):
+    """Formulas of their own, a line each; aligned ones end in a backslash."""
+    lines = match[1].replace('&amp;=', '=').strip().split('\\\n')
+    return ''.join(
+        convert(unescape(line).strip(), display='block') for line in lines
+    )
