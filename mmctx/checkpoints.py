@@ -132,7 +132,7 @@ def load_checkpoint(uri: str) -> dict[str, Tensor]:
     return state if own else result.state_dict
 
 
-@CheckpointLoader.register_scheme(prefixes=SCHEME)
+@CheckpointLoader.register_scheme(prefixes=SCHEME, force=True)
 def _load_scheme(filename: str, map_location: Optional[str] = None) -> dict:
     """What MMEngine calls for ``mmctx://`` addresses in any config."""
     return {'state_dict': load_checkpoint(filename)}

@@ -8,6 +8,22 @@ REQUIRED = (
     ('mmengine', '0.8.0', 'onedl-mmengine (maintained) or mmengine'),
     ('mmcv', '2.0.0', 'onedl-mmcv (maintained), mmcv or mmcv-lite'),
 )
+#: OpenMMLab libraries that some configs need, by import name. The two
+#: distributions of one hold the same files.
+LIBRARIES = {
+    'mmpretrain': 'onedl-mmpretrain (maintained) or mmpretrain',
+    'mmdet': 'onedl-mmdetection (maintained) or mmdet',
+    'mmseg': 'onedl-mmsegmentation (maintained) or mmsegmentation',
+}
+
+
+def how_to_install(library: str) -> str:
+    """The distributions of an OpenMMLab library, in a sentence."""
+    distributions = LIBRARIES.get(library, library)
+    return (
+        f'{library} is not installed. Install {distributions}: from the line '
+        'that your mmengine is from, never both.'
+    )
 
 
 def check_dependencies() -> None:

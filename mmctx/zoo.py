@@ -8,6 +8,7 @@ import torch.nn as nn
 from mmengine.model import initialize
 from mmengine.registry import DefaultScope
 
+from mmctx.compatibility import LIBRARIES
 from mmctx.registry import MODELS
 from mmctx.suggestions import did_you_mean
 from mmctx.weights.addresses import locate, trust
@@ -247,8 +248,9 @@ def get_model(
     except ImportError as error:
         raise ImportError(
             f'get_model({name!r}) builds an mmpretrain classifier, and '
-            f'mmpretrain cannot be imported ({error}). Install it, or use '
-            'mmctx.get_backbone, which does not need it.'
+            f'mmpretrain cannot be imported ({error}). Install '
+            f'{LIBRARIES["mmpretrain"]}, or use mmctx.get_backbone, which '
+            'does not need it.'
         ) from error
     spec = get_spec(name)
     options = spec.classifier_options(num_classes)

@@ -1,11 +1,14 @@
 """Names in configs, from every host's scope."""
 
+import importlib
 import subprocess
 import sys
 
 import pytest
+from mmengine.config import Config
 from mmengine.registry import MODELS, DefaultScope, Registry
 
+import mmctx
 from mmctx.registry import register
 from tests.helpers.backbones import TINY, class_of
 
@@ -69,6 +72,36 @@ def test_import_needs_no_host_no_ops_no_triton():
     assert done.stdout.strip().endswith('fine'), done.stderr
 
 
+@pytest.mark.parametrize(
+    'package, name',
+    [
+        ('heads', 'CoaTClsHead'),
+        ('heads', 'ContextualClsHead'),
+        ('heads', 'SingleMaskCascadeRoIHead'),
+        ('backbones', 'PAMVisionTransformer'),
+        ('detectors', 'SMCADETR'),
+        ('selfsup', 'DINOSelfDistillation'),
+    ],
+)
+def test_lazy_classes_can_be_imported(package, name):
+    """As configs of MMEngine's new style do."""
+    module = importlib.import_module(f'mmctx.models.{package}')
+    assert getattr(module, name).__name__ == name
+    assert getattr(mmctx.models, name) is getattr(module, name)
+    with pytest.raises(AttributeError, match=f"'{module.__name__}' has no"):
+        module.NoSuchClass  # noqa: B018
+
+
+def test_a_config_of_the_new_style(tmp_path):
+    path = tmp_path / 'config.py'
+    path.write_text(
+        'from mmctx.models.heads import CoaTClsHead\n'
+        'head = dict(type=CoaTClsHead, num_classes=3, in_channels=8)\n'
+    )
+    head = MODELS.build(Config.fromfile(path).head)
+    assert type(head).__name__ == 'CoaTClsHead'
+
+
 def test_taken_name_is_an_error():
     registry = Registry('somewhere')
 
@@ -94,3 +127,29 @@ def test_clear_message_for_old_or_missing_packages(monkeypatch):
     )
     with pytest.raises(ImportError, match=r'torch >= 99.0, found .*Upgrade'):
         compatibility.check_dependencies()
+
+
+RELOAD = """
+import importlib, sys
+import mmctx, torch
+from mmengine.registry import MODELS
+
+importlib.reload(mmctx)
+for name in [name for name in sys.modules if name.startswith('mmctx')]:
+    importlib.reload(sys.modules[name])
+assert MODELS.get('CoTNet') is mmctx.models.backbones.cotnet.CoTNet
+for name in [name for name in sys.modules if name.startswith('mmctx')]:
+    del sys.modules[name]
+import mmctx
+
+assert MODELS.get('CoTNet') is mmctx.models.CoTNet
+assert len(mmctx.get_backbone('cotnet50', depth=14)(torch.rand(2, 3, 32, 32)))
+print('fine')
+"""
+
+
+def test_reloading_registers_what_is_new():
+    done = subprocess.run(
+        [sys.executable, '-c', RELOAD], capture_output=True, text=True
+    )
+    assert done.stdout.strip().endswith('fine'), done.stderr

@@ -10,15 +10,17 @@
 # mmcv. An interrupted build goes on where it stopped.
 #
 # Variables:
-#   MMCTX_ENV       auto (default), cpu, cuda, or none: the command runs in
-#                   the OpenMMLab environment that is already active
+#   MMCTX_ENV       auto (default), cpu, cuda; upstream: the last releases of
+#                   OpenMMLab under their first names, on a CPU, without the
+#                   compilation, from requirements-upstream.txt; or none: the
+#                   command runs in the environment that is already active
 #   MMCTX_ENV_HOME  where environments live; default ~/.cache/mmctx
-#   PYTHON          interpreter to build with, 3.10 to 3.13; default python3
+#   PYTHON          interpreter to build with, 3.10 to 3.13 (upstream: to
+#                   3.12); default python3
 
 set -euo pipefail
 
 readonly RECIPE=1 # raise it when a step below changes: all is built anew
-readonly NEED_GB=9
 
 say() { printf 'env.sh: %s\n' "$@" >&2; }
 
@@ -34,7 +36,15 @@ choose_kind() {
   if [ "$kind" = auto ]; then
     if compgen -G '/dev/nvidia[0-9]*' >/dev/null; then kind=cuda; else kind=cpu; fi
   fi
-  case $kind in cpu | cuda | none) ;; *) die "MMCTX_ENV is '$kind'; it can be auto, cpu, cuda or none." ;; esac
+  requirements=("$root"/requirements.txt "$root"/requirements/*.txt)
+  newest=13 need_gb=9 minutes='10 to 15'
+  case $kind in
+    cpu | cuda | none) ;;
+    upstream)
+      requirements=("$root"/requirements/build.txt "$root"/requirements-upstream.txt)
+      newest=12 need_gb=7 minutes='2 to 3' ;;
+    *) die "MMCTX_ENV is '$kind'; it can be auto, cpu, cuda, upstream or none." ;;
+  esac
 }
 
 # The Python version, what this interpreter lacks for a build ('-': nothing),
@@ -53,11 +63,11 @@ print("%d.%d" % tuple(sys.version_info[:2]), "+".join(lacks) or "-", digest.hexd
 choose_environment() {
   local answer version digest
   PYTHON=${PYTHON:-python3}
-  answer=$("$PYTHON" -c "$PROBE" "$root"/requirements.txt "$root"/requirements/*.txt) ||
-    die "cannot run '$PYTHON'. Install Python 3.10 to 3.13, or set PYTHON=/path/to/python3."
+  answer=$("$PYTHON" -c "$PROBE" "${requirements[@]}") ||
+    die "cannot run '$PYTHON'. Install Python 3.10 to 3.$newest, or set PYTHON=/path/to/python3."
   read -r version lacks digest <<<"$answer"
-  case $version in 3.10 | 3.11 | 3.12 | 3.13) ;; *)
-    die "'$PYTHON' is Python $version; the pinned packages exist for 3.10 to 3.13." \
+  case $version in 3.10 | 3.11 | 3.12 | "3.$newest") ;; *)
+    die "'$PYTHON' is Python $version; the pinned packages exist for 3.10 to 3.$newest." \
       "Set PYTHON=/path/to/python3.11, or another of these." ;;
   esac
   home=${MMCTX_ENV_HOME:-${XDG_CACHE_HOME:-${HOME:?is not set; set it or MMCTX_ENV_HOME}/.cache}/mmctx}
@@ -71,13 +81,17 @@ is_ready() { [ -e "$env/done/check" ] && [ -x "$venv/bin/python" ]; }
 # ---------------------------------------------------------- before any download
 
 check_machine() {
-  case $lacks in
-    -) ;;
+  case $kind:$lacks in
+    *:- | upstream:Python.h) ;;
     *Python.h*) die "'$PYTHON' lacks its C headers (Python.h), which compiling mmcv needs." \
       "Install them (Debian, Ubuntu: apt-get install python3-dev) or set PYTHON to another one." ;;
     *) die "'$PYTHON' lacks the modules $lacks, which make virtual environments." \
       "Install them (Debian, Ubuntu: apt-get install python3-venv) or set PYTHON to another one." ;;
   esac
+  if [ "$kind" != upstream ]; then check_compilers; fi
+}
+
+check_compilers() {
   CXX=$(command -v "${CXX:-c++}" || command -v g++ || command -v clang++) ||
     die "no C++ compiler (c++, g++ or clang++), which compiling mmcv's operators needs." \
       "Install one (Debian, Ubuntu: apt-get install g++) or set CXX=/path/to/compiler." \
@@ -95,14 +109,14 @@ check_home() {
   case $home in *[[:space:]]*) die "'$home' has a blank, which the compilation cannot take." \
     "Set MMCTX_ENV_HOME to a folder without one." ;; esac
   { mkdir -p "$env/done" "$env/logs" && [ -w "$env/done" ]; } 2>/dev/null ||
-    die "cannot write to '$home'. Set MMCTX_ENV_HOME to a folder with $NEED_GB GB of room."
+    die "cannot write to '$home'. Set MMCTX_ENV_HOME to a folder with $need_gb GB of room."
 }
 
 check_room() {
   local free
   free=$(df -Pk "$home" | awk 'NR == 2 { print int($4 / 1e6) }')
-  if [ ! -e "$env/done/torch" ] && [ "$free" -lt $NEED_GB ]; then
-    die "'$home' has $free GB of room left; a first build takes $NEED_GB GB." \
+  if [ ! -e "$env/done/torch" ] && [ ! -e "$env/done/packages" ] && [ "$free" -lt $need_gb ]; then
+    die "'$home' has $free GB of room left; a first build takes $need_gb GB." \
       "Make room, or set MMCTX_ENV_HOME to a folder on a larger disk."
   fi
 }
@@ -244,22 +258,35 @@ install_rest() {
   install --build-constraint "$root/requirements/build.txt" -r "$root/requirements.txt"
 }
 
-check_imports() {
-  "$venv/bin/python" -I -c 'import cv2, mmcv.ops, mmdet.models, mmpretrain, mmseg, pycocotools.mask'
-}
+check_imports() { "$venv/bin/python" -I -c "import $1"; }
+
+check_all() { check_imports 'cv2, mmcv.ops, mmdet.models, mmpretrain, mmseg, pycocotools.mask'; }
+
+install_upstream() { install -r "$root/requirements-upstream.txt"; }
+
+check_upstream() { check_imports 'cv2, decord, mmaction, mmpretrain, mmseg'; }
 
 build() {
   trap 'interrupted 130' INT
   trap 'interrupted 143' TERM HUP
   if [ ! -x "$venv/bin/python" ]; then rm -f "$env"/done/*; fi
   check_room
-  say "building $env" "the first time takes 10 to 15 minutes on two cores and $NEED_GB GB of disk"
+  say "building $env" "the first time takes $minutes minutes on two cores and $need_gb GB of disk"
   step venv '20 seconds' make_venv
+  if [ "$kind" = upstream ]; then build_upstream; else build_all; fi
+  trap - INT TERM HUP
+}
+
+build_upstream() {
+  step packages '2 minutes' install_upstream
+  step check '20 seconds' check_upstream
+}
+
+build_all() {
   step torch '2 minutes' install_torch
   step mmcv '6 to 10 minutes on two cores, or seconds if an earlier build fits' install_mmcv
   step rest '1 to 2 minutes' install_rest
-  step check '20 seconds' check_imports
-  trap - INT TERM HUP
+  step check '20 seconds' check_all
 }
 
 # ------------------------------------------------------------------------- main
@@ -275,8 +302,8 @@ prepare() {
 activate() {
   export VIRTUAL_ENV=$venv PATH=$venv/bin:$PATH
   unset PYTHONHOME
-  # These operators are compiled for the CPU: nothing may choose a GPU.
-  if [ "$kind" = cpu ]; then export CUDA_VISIBLE_DEVICES=; fi
+  # These environments are for the CPU: nothing may choose a GPU.
+  if [ "$kind" != cuda ]; then export CUDA_VISIBLE_DEVICES=; fi
 }
 
 # On a CPU, glibc returns each large buffer to the kernel, which maps and clears

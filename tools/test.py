@@ -128,6 +128,7 @@ def main(argv=None):
     scope = cfg.get('default_scope')
     predictions = args.out if args.out_item == 'pred' else None
     if args.amp:
+        cli.check_amp(cfg.model, 'test_cfg')
         cfg.test_cfg.fp16 = True
     if args.show or args.show_dir:
         paint(cfg, args)

@@ -9,7 +9,11 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
+from mmengine.device import get_device
+from mmengine.logging import print_log
+
 from mmctx.engine import cli
+from mmctx.engine.optimizers.backbone_layer_decay import check_layer_decay
 
 FIELDS = ('model', 'train_dataloader', 'train_cfg', 'optim_wrapper')
 VIS_BACKENDS = dict(
@@ -55,6 +59,18 @@ def use_amp(cfg):
     cfg.optim_wrapper.setdefault('loss_scale', 'dynamic')
 
 
+def leave_gpu_amp(cfg):
+    """Replaces MMEngine's wrapper, which asks for a GPU."""
+    if cfg.optim_wrapper.get('type') != 'AmpOptimWrapper':
+        return
+    for key in ('loss_scale', 'dtype', 'use_fsdp'):
+        cfg.optim_wrapper.pop(key, None)
+    cfg.optim_wrapper.type = 'BFloat16OptimWrapper'
+    if cli.has_nms(cfg.model, 'train_cfg'):
+        cfg.optim_wrapper.type = 'OptimWrapper'
+        print_log(f'No mixed precision: {cli.NO_AMP}.')
+
+
 def scale_lr(cfg, path):
     if 'base_batch_size' not in cfg.get('auto_scale_lr', {}):
         raise cli.UserError(
@@ -84,7 +100,10 @@ def main(argv=None):
     cli.require(cfg, args.config, FIELDS)
     cli.prepare(cfg, args)
     if args.amp:
+        cli.check_amp(cfg.model, 'train_cfg')
         use_amp(cfg)
+    if get_device() == 'cpu':
+        leave_gpu_amp(cfg)
     if args.auto_scale_lr:
         scale_lr(cfg, args.config)
     if args.resume:
@@ -93,7 +112,9 @@ def main(argv=None):
         log_to(cfg, args.vis)
     if args.no_validate:
         cfg.val_dataloader = cfg.val_cfg = cfg.val_evaluator = None
-    cli.build_runner(cfg, args.config).train()
+    runner = cli.build_runner(cfg, args.config)
+    check_layer_decay(cfg.optim_wrapper, runner.model)
+    runner.train()
 
 
 if __name__ == '__main__':

@@ -2,13 +2,16 @@
 
 import contextlib
 import json
+import os
 import shutil
 from pathlib import Path
-from typing import Callable
+from typing import Callable, Optional
 
-__all__ = ['MANIFEST', 'make_once']
+__all__ = ['FILES', 'MANIFEST', 'make_once']
 
 MANIFEST = 'manifest.json'
+#: Sizes in bytes of all other files, by path. Data of older versions lacks it.
+FILES = 'files.json'
 _PREFIX = '.unfinished-'
 
 
@@ -27,8 +30,8 @@ def make_once(
     was left behind.
 
     Args:
-        target (Path): The directory. Its parent is created if needed and holds
-            the lock file.
+        target (Path): The directory, or a link to it. Its parent is created
+            if needed and holds the lock file.
         parameters (dict): What the content depends on, in JSON types; stored
             inside as ``manifest.json``.
         write (Callable): Fills the empty directory that it is called with.
@@ -38,13 +41,20 @@ def make_once(
         bool: Whether this call made the directory.
 
     Raises:
-        FileExistsError: ``target`` exists without a manifest: it was not made
-            here and is left alone.
-        ValueError: ``target`` was made with other parameters.
+        FileExistsError: ``target`` exists, was not made here, and is left
+            alone.
+        ValueError: ``target`` was made with other parameters, or files of it
+            are missing or cut.
         OSError: The directory cannot be written or locked.
     """
-    target = Path(target)
-    if not overwrite and _manifest(target) == parameters:
+    target = Path(os.path.realpath(target))
+    if target.is_symlink():
+        raise FileExistsError(f'{target} is a link to itself. Remove it.')
+    if (
+        not overwrite
+        and _read(target / MANIFEST) == parameters
+        and not _damaged(target)
+    ):
         return False
     with _locked(target.parent):
         for leftover in target.parent.glob(f'{_PREFIX}*'):
@@ -52,6 +62,7 @@ def make_once(
         if target.exists():
             _check_ours(target)
             if not overwrite:
+                _check_whole(target)
                 _check_parameters(target, parameters)
                 return False
         unfinished = target.with_name(_PREFIX + target.name)
@@ -59,6 +70,8 @@ def make_once(
             unfinished.mkdir()
             write(unfinished)
             text = json.dumps(parameters, indent=2) + '\n'
+            sizes = json.dumps(_sizes(unfinished), indent=0)
+            (unfinished / FILES).write_text(sizes)
             (unfinished / MANIFEST).write_text(text)
             _replace(target, unfinished)
         finally:
@@ -66,27 +79,64 @@ def make_once(
     return True
 
 
-def _manifest(target: Path):
-    """Parameters of a complete directory, None without a manifest."""
+def _read(path: Path) -> Optional[dict]:
+    """The dict in a JSON file, None if there is no such thing."""
     try:
-        return json.loads((target / MANIFEST).read_text())
+        content = json.loads(path.read_text())
     except (OSError, ValueError):
+        return None
+    return content if isinstance(content, dict) else None
+
+
+def _sizes(target: Path) -> dict[str, int]:
+    """Sizes in bytes of all files below a directory, by relative path."""
+    return {
+        path.relative_to(target).as_posix(): path.stat().st_size
+        for path in sorted(target.rglob('*'))
+        if path.is_file()
+    }
+
+
+def _damaged(target: Path) -> list[str]:
+    """Files that are missing or have another size than when they were made."""
+    made = _read(target / FILES) or {}
+    return [name for name, size in made.items() if _size(target, name) != size]
+
+
+def _size(target: Path, name: str) -> Optional[int]:
+    try:
+        return os.stat(f'{target}/{name}').st_size
+    except OSError:
         return None
 
 
 def _check_ours(target: Path) -> None:
     """Raise FileExistsError for a path that ``make_once`` did not make."""
-    if not isinstance(_manifest(target), dict):
+    if _read(target / MANIFEST) is None and _read(target / FILES) is None:
         raise FileExistsError(
-            f'{target} exists, but without a readable {MANIFEST}, so mmctx '
-            'did not make it and leaves it alone. Move it away, or choose '
-            'another place.'
+            f'{target} exists, but without a readable {MANIFEST} or {FILES}, '
+            'so mmctx cannot know that it made it, and leaves it alone. Move '
+            'it away, or choose another place.'
+        )
+
+
+def _check_whole(target: Path) -> None:
+    """Raise ValueError if files are missing or cut."""
+    damaged = _damaged(target)
+    if _read(target / MANIFEST) is None:
+        damaged.append(MANIFEST)
+    if damaged:
+        others = f' and {len(damaged) - 1} more' * (len(damaged) > 1)
+        raise ValueError(
+            f'{target} is damaged; missing or changed: {damaged[0]}{others}. '
+            'Delete the directory (--overwrite of the tool that makes it does '
+            'so) to have it made anew.'
         )
 
 
 def _check_parameters(target: Path, asked: dict) -> None:
     """Raise ValueError if the directory was made with other parameters."""
-    made = _manifest(target)
+    made = _read(target / MANIFEST)
     names = [n for n in {**made, **asked} if made.get(n) != asked.get(n)]
     if names:
         raise ValueError(

@@ -7,20 +7,42 @@ import importlib.util
 import os
 import re
 import sys
+import traceback
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 from typing import Callable, Optional
 
+import mmengine
 import torch
 from mmengine.config import Config, ConfigDict, DictAction
+from mmengine.device import get_device
 from mmengine.registry import RUNNERS
 from mmengine.runner import Runner
 
 from mmctx.checkpoints import CheckpointError, use_safe_reader
+from mmctx.compatibility import LIBRARIES, how_to_install
 from mmctx.experiments import config_path
 
+from .checks import ClassCheck, MisfitError, check_channels
+
 SHOW_TRACEBACK = 'MMCTX_TRACEBACK'
+#: What MMEngine and Python say without an OpenMMLab library.
+NOT_INSTALLED = (
+    rf"(?:No module named ')?({'|'.join(LIBRARIES)})(?:mentation)?"
+    r"(?: is not installed|'|\.)"
+)
+#: Default hooks that MMEngine has by itself; None removes these alone.
+MMENGINE_HOOKS = (
+    'runtime_info',
+    'timer',
+    'sampler_seed',
+    'logger',
+    'param_scheduler',
+    'checkpoint',
+)
+#: Why ``--amp`` is not for every detector.
+NO_AMP = 'on a CPU it is bfloat16, which NMS and RoIAlign of mmcv lack'
 
 
 class UserError(Exception):
@@ -72,7 +94,9 @@ def run_parser(description: str) -> Parser:
         "config's work_dir, else work_dirs/<name of the config>",
     )
     parser.add_argument(
-        '--amp', action='store_true', help='automatic mixed precision'
+        '--amp',
+        action='store_true',
+        help='automatic mixed precision, on a CPU in bfloat16',
     )
     parser.add_argument(
         '--launcher',
@@ -124,6 +148,7 @@ def load_config(path: str, options: Optional[dict] = None) -> Config:
     """
     try:
         cfg = Config.fromfile(_config_file(path))
+        _forget_scope(cfg._cfg_dict)
     except UserError:
         raise
     except Exception as error:
@@ -134,11 +159,10 @@ def load_config(path: str, options: Optional[dict] = None) -> Config:
         cfg.merge_from_dict(options or {})
     except Exception as error:
         raise UserError(f'--cfg-options: {describe(error)}') from error
-    _forget_scope(cfg._cfg_dict)
     scope = cfg.get('default_scope') or 'mmengine'
     if importlib.util.find_spec(scope) is None:
         raise UserError(
-            f'config {path} is written for {scope!r}, which is not installed'
+            f'config {path} is written for {scope}: {how_to_install(scope)}'
         )
     return cfg
 
@@ -181,6 +205,10 @@ def prepare(cfg: Config, args: argparse.Namespace) -> None:
     for name in ('train_dataloader', 'val_dataloader', 'test_dataloader'):
         if cfg.get(name) is not None:
             _complete_dataloader(cfg[name], cfg.get('default_scope'))
+    hooks = cfg.get('default_hooks') or {}
+    for name in [name for name, hook in hooks.items() if hook is None]:
+        if name not in MMENGINE_HOOKS:
+            del hooks[name]
 
 
 def _distribute_on_cpu(cfg: Config) -> None:
@@ -209,6 +237,17 @@ def _complete_dataloader(loader: ConfigDict, scope: Optional[str]) -> None:
         loader.pop('prefetch_factor', None)
 
 
+def has_nms(model_cfg: ConfigDict, phase: str) -> bool:
+    """Whether a detector suppresses boxes by its 'train_cfg' or 'test_cfg'."""
+    return "'nms'" in repr(model_cfg.get(phase))
+
+
+def check_amp(model_cfg: ConfigDict, phase: str) -> None:
+    """Raises a UserError where mixed precision cannot work."""
+    if get_device() == 'cpu' and has_nms(model_cfg, phase):
+        raise UserError(f'no --amp for this detector: {NO_AMP}')
+
+
 def build_runner(cfg: Config, path: str) -> Runner:
     """The runner that the config at ``path`` asks for.
 
@@ -223,6 +262,7 @@ def build_runner(cfg: Config, path: str) -> Runner:
             runner = RUNNERS.build(cfg)
         else:
             runner = Runner.from_cfg(cfg)
+        check_channels(cfg.model, runner.model)
     except (
         AssertionError,
         ImportError,
@@ -234,6 +274,7 @@ def build_runner(cfg: Config, path: str) -> Runner:
         raise UserError(
             f'cannot build what {path} describes: {describe(error)}'
         ) from error
+    runner.register_hook(ClassCheck())
     runner.load_or_resume = partial(_load_or_resume, runner.load_or_resume)
     return runner
 
@@ -251,27 +292,62 @@ def _load_or_resume(load: Callable) -> None:
 
 
 def describe(error: BaseException) -> str:
-    """An error in one line, with the line number if it is one of syntax."""
+    """An error in one line, with its place if that says more than it does."""
     if isinstance(error, SyntaxError) and error.lineno:
         return f'line {error.lineno}: {error.msg}'
+    if isinstance(error, ImportError) and _missing_library(error):
+        return how_to_install(_missing_library(error))
     if isinstance(error, KeyError) and error.args:
         text = str(error.args[0])
         return text if ' ' in text else f'there is no {text!r}'
-    if isinstance(error, (CheckpointError, UserError)):
+    if isinstance(error, (CheckpointError, MisfitError, UserError)):
         return ' '.join(str(error).split())
-    lines = str(error).strip().splitlines() or [type(error).__name__]
+    lines = str(error).strip().splitlines() or [_origin(error)]
     # a worker process sends its whole traceback
-    return lines[-1 if lines[0].startswith('Caught ') else 0]
+    line = lines[-1 if lines[0].startswith('Caught ') else 0]
+    if 'unexpected keyword argument' in line and '_delete_' not in line:
+        line += (
+            '. If it comes from a _base_, write _delete_=True into the dict '
+            'that names the type: dict(_delete_=True, type=..., ...)'
+        )
+    return line
+
+
+def _missing_library(error: Optional[BaseException]) -> str:
+    """The OpenMMLab library whose absence is behind an error, or nothing."""
+    while isinstance(error, ImportError):
+        match = re.match(NOT_INSTALLED, str(error))
+        if match:
+            return match[1]
+        error = error.__cause__ or error.__context__
+    return ''
+
+
+def _origin(error: BaseException) -> str:
+    """Type and place of an error that has no message of its own."""
+    *_, frame = _frames(error)
+    place = f'{frame.filename}:{frame.lineno}: {frame.line}'
+    return f'{type(error).__name__} at {place}'
+
+
+def _frames(error: BaseException) -> traceback.StackSummary:
+    return traceback.extract_tb(error.__traceback__)
 
 
 def is_user_error(error: Exception) -> bool:
     """Whether an error comes from a flag, a path or a config.
 
     Beside a UserError that is a missing file, a checkpoint that cannot be
-    used, and a type that MMEngine's registries do not know: some objects are
-    built only when training starts.
+    used, parts that do not fit together, and a type or an argument that does
+    not exist: some objects are built only when training starts.
     """
-    known = (UserError, FileNotFoundError, CheckpointError)
+    known = (UserError, FileNotFoundError, CheckpointError, MisfitError)
+    if isinstance(error, TypeError):
+        # A constructor's argument: the error is raised where it is called.
+        place = Path(_frames(error)[-1].filename)
+        return Path(mmengine.__file__).parent in place.parents and bool(
+            re.search(r'__init__\(\) .*argument', str(error))
+        )
     return isinstance(error, known) or (
         isinstance(error, KeyError)
         and re.search(r'is not in the \S+ registry', str(error)) is not None

@@ -1,5 +1,7 @@
 """Networks and their layers; importing registers them."""
 
+from mmctx.registry import lazy_getattr
+
 from . import detectors, heads, selfsup  # noqa: F401
 from .backbones import (
     CoaT,
@@ -51,3 +53,5 @@ __all__ = [
     'ProgressiveLoss',
     'SECoTNetD',
 ]
+
+__getattr__ = lazy_getattr(__name__)

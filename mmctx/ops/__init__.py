@@ -7,6 +7,7 @@ from .context_projection import context_projection
 from .contextual_deform_conv import contextual_deform_conv
 from .conv_norm import add_conv_norm, apply_conv_norm
 from .dispatch import reference
+from .dynamic_context import dynamic_context
 from .local_aggregation import local_aggregation
 from .norm_conv import norm_conv
 from .windowed import windowed
@@ -19,6 +20,7 @@ __all__ = [
     'attention',
     'context_projection',
     'contextual_deform_conv',
+    'dynamic_context',
     'local_aggregation',
     'norm_conv',
     'reference',

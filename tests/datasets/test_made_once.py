@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from mmctx.datasets.made_once import MANIFEST, make_once
+from mmctx.datasets.made_once import FILES, MANIFEST, make_once
 
 
 def write_two_files(directory):
@@ -30,7 +30,7 @@ def start(code, *args):
 def test_makes_once(tmp_path):
     target = tmp_path / 'deep' / 'data'
     assert make_once(target, {'n': 2}, write_two_files)
-    assert names(target) == ['a', 'b', MANIFEST]
+    assert names(target) == ['a', 'b', FILES, MANIFEST]
     assert names(target.parent) == ['.lock', 'data']
     assert not make_once(target, {'n': 2}, lambda directory: 1 / 0)
 
@@ -55,7 +55,7 @@ def test_other_parameters_are_refused_and_overwritten(tmp_path):
         (directory / 'c').write_text('3')
 
     assert make_once(target, {'n': 3}, write_one_file, overwrite=True)
-    assert names(target) == ['c', MANIFEST]
+    assert names(target) == ['c', FILES, MANIFEST]
     assert names(tmp_path) == ['.lock', 'data']
 
 
@@ -67,6 +67,61 @@ def test_foreign_directory_is_left_alone(tmp_path, overwrite):
     with pytest.raises(FileExistsError, match='Move it away'):
         make_once(target, {}, write_two_files, overwrite)
     assert names(target) == ['thesis']
+
+
+def delete(path):
+    path.unlink()
+
+
+def cut(path):
+    path.write_text('')
+
+
+@pytest.mark.parametrize('damage', [delete, cut])
+@pytest.mark.parametrize('name', ['deep/a', MANIFEST])
+def test_damaged_directory(tmp_path, name, damage):
+    """It is not ready, and can be made anew."""
+
+    def write(directory):
+        (directory / 'deep').mkdir()
+        write_two_files(directory / 'deep')
+
+    target = tmp_path / 'data'
+    make_once(target, {'n': 2}, write)
+    damage(target / name)
+    with pytest.raises(
+        ValueError, match=f'data is damaged; .*: {name}.*--overw'
+    ):
+        make_once(target, {'n': 2}, write)
+    assert make_once(target, {'n': 2}, write, overwrite=True)
+    assert not make_once(target, {'n': 2}, write)
+
+
+def test_directories_of_older_versions(tmp_path):
+    make_once(tmp_path / 'data', {}, write_two_files)
+    (tmp_path / 'data' / FILES).unlink()
+    assert not make_once(tmp_path / 'data', {}, write_two_files)
+
+
+@pytest.mark.parametrize('overwrite', [False, True])
+@pytest.mark.parametrize('exists', [False, True])
+def test_links(tmp_path, exists, overwrite):
+    """The directory is where the link says, and the link stays."""
+    elsewhere, link = tmp_path / 'disk' / 'data', tmp_path / 'data'
+    link.symlink_to(elsewhere)
+    if exists:
+        make_once(elsewhere, {}, write_two_files)
+    made = make_once(link, {}, write_two_files, overwrite)
+    assert made == (overwrite or not exists)
+    assert link.is_symlink() and names(link) == names(elsewhere)
+    assert names(tmp_path) == ['data', 'disk']
+
+
+def test_links_that_lead_nowhere(tmp_path):
+    (tmp_path / 'a').symlink_to(tmp_path / 'b')
+    (tmp_path / 'b').symlink_to(tmp_path / 'a')
+    with pytest.raises(FileExistsError, match='link to itself. Remove it'):
+        make_once(tmp_path / 'a', {}, write_two_files)
 
 
 def test_place_that_cannot_be_written(tmp_path):
@@ -102,7 +157,7 @@ def test_two_processes_at_once(tmp_path):
     processes = [start(SLOW, target, 0.5) for _ in range(2)]
     outputs = [process.communicate()[0].strip() for process in processes]
     assert sorted(outputs) == ['False', 'True']
-    assert names(target) == ['begun', 'done', MANIFEST]
+    assert names(target) == ['begun', 'done', FILES, MANIFEST]
 
 
 def test_killed_process_leaves_neither_lock_nor_data(tmp_path):
@@ -113,5 +168,5 @@ def test_killed_process_leaves_neither_lock_nor_data(tmp_path):
     process.communicate()
     assert not target.exists()
     assert make_once(target, {}, write_two_files)
-    assert names(target) == ['a', 'b', MANIFEST]
+    assert names(target) == ['a', 'b', FILES, MANIFEST]
     assert names(tmp_path) == ['.lock', 'data']

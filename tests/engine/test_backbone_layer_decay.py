@@ -1,7 +1,11 @@
 import pytest
 from mmengine.optim import build_optim_wrapper
+from mmengine.registry import init_default_scope
 from torch import nn
 
+import mmctx
+from mmctx.engine.checks import MisfitError
+from mmctx.engine.optimizers.backbone_layer_decay import check_layer_decay
 from tests.helpers.backbones import build_tiny
 
 
@@ -94,3 +98,47 @@ def test_backbones_without_depth():
     model.backbone = nn.Linear(2, 2)
     with pytest.raises(TypeError, match='Linear as its backbone'):
         options_of(model, dict(rate=0.9))
+
+
+STOCK = 'LearningRateDecayOptimizerConstructor'
+
+
+@pytest.mark.parametrize('constructor', [STOCK, f'mmdet.{STOCK}'])
+@pytest.mark.parametrize('name', ['ContextualConvNeXt', 'CoTNet'])
+def test_layer_decay(name, constructor):
+    """That of mmdet takes ContextualConvNeXt for ConvNeXt."""
+    model = Model(name)
+    optim_wrapper = dict(
+        constructor=constructor,
+        paramwise_cfg=dict(decay_rate=0.7, num_layers=6),
+    )
+    with pytest.raises(
+        MisfitError,
+        match=rf"not in {name}\. Write constructor='BackboneLayerDecay'.*"
+        r'rate=0\.7, ',
+    ):
+        check_layer_decay(optim_wrapper, model)
+    optim_wrapper['constructor'] = 'BackboneLayerDecay'
+    check_layer_decay(optim_wrapper, model)
+
+
+def test_layer_decay_of_other_backbones():
+    model = nn.ModuleDict(dict(backbone=nn.Identity()))
+    check_layer_decay(dict(constructor=STOCK), model)
+
+
+def test_layer_decay_of_mmpretrain_goes_by_depth():
+    """Its constructor asks the backbone, so ours need no other."""
+    model = mmctx.get_model('cotnet50', depth=14, num_classes=2)
+    init_default_scope('mmpretrain')
+    groups = build_optim_wrapper(
+        model,
+        dict(
+            optimizer=dict(type='AdamW', lr=1.0, weight_decay=0.1),
+            constructor='LearningRateDecayOptimWrapperConstructor',
+            paramwise_cfg=dict(layer_decay_rate=0.5),
+        ),
+    ).optimizer.param_groups
+    rates = {group['param_name']: group['lr'] for group in groups}
+    assert rates['head.fc.weight'] == 1
+    assert rates['backbone.stem.0.weight'] == 0.5**5

@@ -7,7 +7,11 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.nn.utils import parametrize, prune
 from torch.utils.flop_counter import FlopCounterMode
 
-from mmctx.ops import contextual_deform_conv, local_aggregation, reference
+from mmctx.ops import (
+    contextual_deform_conv,
+    local_aggregation,
+    reference,
+)
 from mmctx.ops.dispatch import (
     cpu_variant,
     refuse_cpu_inference,
@@ -59,7 +63,7 @@ def test_compilers_get_our_operator_and_exporters_none(name):
     torch.testing.assert_close(compiled(*inputs), expected)
     assert [ours_in(graph) for graph in graphs] == [True]
 
-    exported = torch.export.export(Call(function), inputs)
+    exported = torch.export.export(Call(function), inputs, strict=False)
     torch.testing.assert_close(exported.module()(*inputs), expected)
     assert not ours_in(exported.graph)
 

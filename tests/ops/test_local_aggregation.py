@@ -67,6 +67,25 @@ def test_gradients(backend, dilation, shape):
 
 
 @backends
+def test_heads_are_slices_of_the_channels(backend):
+    value, weight = make(2, 12, 4, 3, 4, 5)
+    inputs = [value.detach().to(memory_format=torch.channels_last), weight]
+    for x in inputs:
+        x.requires_grad_()
+
+    def function(value, weight):
+        return local_aggregation(value, weight, 3, backend, heads=2)
+
+    heads = [
+        local_aggregation(*slices, 3, 'reference')
+        for slices in zip(*(x.chunk(2, 1) for x in inputs))
+    ]
+    torch.testing.assert_close(function(*inputs), torch.cat(heads, 1))
+    assert torch.autograd.gradcheck(function, inputs, fast_mode=True)
+    assert torch.autograd.gradgradcheck(function, inputs, fast_mode=True)
+
+
+@backends
 @dilations
 @pytest.mark.parametrize('shape', SHAPES[:3])
 def test_second_derivatives(backend, dilation, shape):
@@ -181,10 +200,10 @@ def test_cpu_backend_copies_no_taps():
     """No intermediate is larger than one feature map, forward and backward."""
     value, weight = (x.detach() for x in make(2, 16, 2, 3, 8, 8))
     with LargestAllocation() as mode:
-        out = cpu.forward(value, weight, 3, 1)
+        out = cpu.forward(value, weight, 3, 1, 1)
     assert mode.largest == value.numel()
     with LargestAllocation() as mode:
-        cpu.backward(out, value, weight, 3, 1)
+        cpu.backward(out, value, weight, 3, 1, 1)
     assert mode.largest == max(value.numel(), weight.numel())
 
 
@@ -193,7 +212,7 @@ def test_cpu_backend_copies_no_taps():
 def test_slices_of_any_size(shape, size, monkeypatch):
     """One weight channel at a time, and some channels or images."""
     value, weight = (x.detach() for x in make(*shape))
-    geometry = shape[3], 1
+    geometry = shape[3], 1, 1
     whole = cpu.forward(value, weight, *geometry)
     grads = cpu.backward(whole, value, weight, *geometry)
     monkeypatch.setattr(cpu, 'SLICE', size)
@@ -233,7 +252,7 @@ def test_operator_registration():
     """Fake and autograd implementations are consistent."""
     inputs = make(1, 4, 2, 3, 5, 6)
     torch.library.opcheck(
-        torch.ops.mmctx.local_aggregation, (*inputs, 3, 2, 'cpu')
+        torch.ops.mmctx.local_aggregation, (*inputs, 3, 2, 2, 'cpu')
     )
 
 
@@ -303,6 +322,9 @@ def test_bad_dtype_and_backend():
         local_aggregation(value.int(), weight, 3)
     with pytest.raises(ValueError, match='dilation must.*got 0'):
         local_aggregation(value, weight, 3, dilation=0)
+    for heads in (0, 4, 1.0):
+        with pytest.raises(ValueError, match='heads must.*the 2 weight'):
+            local_aggregation(value, weight, 3, heads=heads)
     with pytest.raises(ValueError, match=r"backend.*'cuda'"):
         local_aggregation(value, weight, 3, 'cuda')
     if 'TRITON_INTERPRET' not in os.environ:

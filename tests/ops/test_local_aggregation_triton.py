@@ -65,22 +65,22 @@ def empty_tensors_hold_nan():
         torch.use_deterministic_algorithms(False)
 
 
-def run(value, weight, k, backend, dilation=1):
+def run(value, weight, k, backend, *options):
     """Output and both gradients for a fixed gradient of the output."""
     value = value.detach().requires_grad_()
     weight = weight.detach().requires_grad_()
-    out = local_aggregation(value, weight, k, backend, dilation)
+    out = local_aggregation(value, weight, k, backend, *options)
     # Integers: the same numbers in every dtype.
     probe = torch.arange(out.numel(), device=out.device) % 5 - 2
     out.backward(probe.view(out.shape).to(out.dtype))
     return out.detach(), value.grad, weight.grad
 
 
-def compare(value, weight, k, dilation=1):
+def compare(value, weight, k, *options):
     """Kernels against the reference's float64 sums over the same values."""
     with empty_tensors_hold_nan():
-        results = run(value, weight, k, 'triton', dilation)
-    exact = run(value.double(), weight.double(), k, 'reference', dilation)
+        results = run(value, weight, k, 'triton', *options)
+    exact = run(value.double(), weight.double(), k, 'reference', *options)
     for got, want, operand in zip(results, exact, (value, value, weight)):
         assert got.dtype == operand.dtype
         assert got.stride() == torch.empty_like(operand).stride()
@@ -118,6 +118,7 @@ def test_equals_reference(layout):
         ((1, 8, 1, 3, 2, 3), 'channels_last'),
         # More than one pass takes.
         ((1, 9, 1, 3, 2, 1), 'contiguous'),
+        ((1, 12, 1, 3, 2, 2), 'channels_last'),
         # Kernels larger than the map.
         ((1, 4, 4, 5, 2, 3), 'channels_last'),
         ((1, 1, 1, 7, 1, 4), 'contiguous'),
@@ -133,7 +134,23 @@ def test_shapes(shape, layout):
 @kernels
 @pytest.mark.parametrize('layout', ['contiguous', 'channels_last'])
 def test_dilation(layout):
-    compare(*make((1, 4, 2, 3, 5, 4), layout=layout), 3, dilation=2)
+    compare(*make((1, 4, 2, 3, 5, 4), layout=layout), 3, 2)
+
+
+@kernels
+@pytest.mark.parametrize('layout', ['contiguous', 'channels_last'])
+def test_heads(layout):
+    """Of three weight channels each, so that a block holds parts of two."""
+    compare(*make((1, 12, 6, 3, 2, 3), layout=layout), 3, 1, 2)
+
+
+@kernels
+def test_weights_with_the_taps_outside():
+    """In channels_last, the weights of a tap are then adjacent."""
+    value, weight = make((2, 16, 8, 3, 2, 3), layout='channels_last')
+    weight = weight.flatten(1, 2).unflatten(1, (9, 8)).transpose(1, 2)
+    assert weight.stride()[1:3] == (1, 8)
+    compare(value, weight, 3)
 
 
 @kernels
@@ -187,7 +204,7 @@ def test_empty_batch():
 def test_operator_registration():
     """Fake outputs have the strides of real ones."""
     value, weight = make((1, 2, 1, 3, 2, 1), layout='channels_last')
-    args = value.requires_grad_(), weight.requires_grad_(), 3, 1, 'triton'
+    args = value.requires_grad_(), weight.requires_grad_(), 3, 1, 1, 'triton'
     torch.library.opcheck(torch.ops.mmctx.local_aggregation, args)
 
 

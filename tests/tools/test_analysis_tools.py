@@ -1,5 +1,8 @@
 """tools/analysis_tools."""
 
+from pathlib import Path
+
+import pytest
 import torch
 import torch.nn.functional as F
 from mmengine.config import Config
@@ -41,6 +44,32 @@ def test_segmentors_are_counted_on_their_window():
     assert get_flops.default_size(Config.fromfile(path)) == [672, 672]
 
 
+@pytest.mark.parametrize(
+    'config, size',
+    [
+        (
+            'digit_scenes/smca-detr_container-light-slim_digit-scenes',
+            [128] * 2,
+        ),
+        ('contnet/mask-rcnn_cont-m_fpn_1x_coco', [784, 1344]),
+        (f'cotnet/{Path(DETECTOR).stem}', [800, 1280]),
+    ],
+)
+def test_detectors_are_counted_on_their_images(config, size):
+    cfg = Config.fromfile(ROOT / f'configs/{config}.py')
+    assert get_flops.default_size(cfg) == size
+
+
+def test_student_and_teacher_are_counted(capsys):
+    name = 'dino_container-light-slim_digit-scenes'
+    config = str(ROOT / f'configs/digit_scenes/{name}.py')
+    assert cli.run(get_flops.main, [config]) == 0
+    table = rows(capsys.readouterr().out)
+    assert table['backbone'][1] == table['teacher'][1] > 0
+    both = table['backbone'][1] + table['teacher'][1]
+    assert abs(table['total'][1] - both) < 0.002
+
+
 def rows(out):
     """The printed table: part -> (parameters in M, multiply-adds in G)."""
     lines = [line.split() for line in out.splitlines()]
@@ -48,6 +77,7 @@ def rows(out):
     return {
         words[0]: tuple(float(w) for w in words[1:])
         for words in lines[start + 1 :]
+        if words[:1] != ['of']
     }
 
 

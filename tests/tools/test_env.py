@@ -58,7 +58,8 @@ class Machine:
         self.calls_file = folder / 'calls'
         (self.checkout / 'tools').mkdir(parents=True)
         shutil.copy(ROOT / 'tools/env.sh', self.checkout / 'tools')
-        shutil.copy(ROOT / 'requirements.txt', self.checkout)
+        for name in ('requirements.txt', 'requirements-upstream.txt'):
+            shutil.copy(ROOT / name, self.checkout)
         shutil.copytree(ROOT / 'requirements', self.checkout / 'requirements')
         self.bin = folder / 'bin'
         self.bin.mkdir()
@@ -326,6 +327,7 @@ def without(module):
 
 SUPPORTED = 'import sys; sys.version_info = (3, 11, 0)\n'
 OLD = 'import sys; sys.version_info = (3, 8, 18)\n'
+PYTHON313 = 'import sys; sys.version_info = (3, 13, 0)\n'
 NEW = 'import sys; sys.version_info = (3, 14, 0)\n'
 HEADERLESS = 'import os\nos.path.exists = lambda path: False\n'
 
@@ -344,7 +346,14 @@ HEADERLESS = 'import os\nos.path.exists = lambda path: False\n'
             {'STUB_PRELUDE': SUPPORTED + HEADERLESS},
             ['Python.h', 'python3-dev', 'PYTHON'],
         ),
-        ({'MMCTX_ENV': 'gpu'}, ["'gpu'", 'auto, cpu, cuda or none']),
+        (
+            {'MMCTX_ENV': 'gpu'},
+            ["'gpu'", 'auto, cpu, cuda, upstream or none'],
+        ),
+        (
+            {'MMCTX_ENV': 'upstream', 'STUB_PRELUDE': PYTHON313},
+            ['Python 3.13', '3.10 to 3.12', 'PYTHON='],
+        ),
         (
             {'MMCTX_ENV': 'cuda', 'CUDA_HOME': '/none'},
             ['nvcc', 'CUDA_HOME', 'MMCTX_ENV=cpu'],
@@ -362,6 +371,30 @@ def test_obstacle_is_named_before_any_download(machine, variables, words):
     assert machine.calls() == []
     for word in words:
         assert word in err
+
+
+def test_upstream_is_an_environment_of_its_own(machine):
+    machine.run()
+    machine.calls()
+    (machine.bin / 'c++').unlink()
+    variables = dict(MMCTX_ENV='upstream', STUB_PRELUDE=SUPPORTED + HEADERLESS)
+    show = 'echo $VIRTUAL_ENV; echo "${CUDA_VISIBLE_DEVICES-unset}"'
+    status, out, err = machine.run('bash', '-c', show, **variables)
+    assert status == 0 and '2 to 3 minutes' in err
+    assert machine.calls() == [
+        *('venv', 'build.txt', 'requirements-upstream.txt', 'check')
+    ]
+    (venv,) = machine.home.glob('envs/py3.11-upstream-*/venv')
+    assert out.splitlines() == [str(venv), '']
+    # Its pins are not those of the others, nor theirs its own.
+    with open(machine.checkout / 'requirements-upstream.txt', 'a') as file:
+        file.write('example==1.0\n')
+    assert machine.run()[0] == 0 and machine.calls() == []
+    assert machine.run(**variables)[0] == 0
+    with open(machine.checkout / 'requirements/tests.txt', 'a') as file:
+        file.write('example==1.0\n')
+    machine.calls()
+    assert machine.run(**variables)[0] == 0 and machine.calls() == []
 
 
 def test_no_compiler(machine):
@@ -408,3 +441,5 @@ def test_requirement_files_are_pinned_and_all_listed():
         for line in file.read_text().splitlines():
             assert line.startswith('#') or '==' in line.split(';')[0], line
     assert len([line for line in listed if line[:2] == '-r']) == len(files)
+    for line in (ROOT / 'requirements-upstream.txt').read_text().splitlines():
+        assert line.startswith('#') or '==' in line, line

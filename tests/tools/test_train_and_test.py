@@ -10,7 +10,10 @@ from pathlib import Path
 import pytest
 import torch
 from mmengine.config import Config
+from mmengine.device import get_device
 from mmengine.fileio import load
+from torch.nn import Conv2d
+from torch.nn.modules.module import register_module_forward_hook
 
 from mmctx.engine import cli
 from tests.helpers.scripts import ROOT, load_script
@@ -233,6 +236,43 @@ def test_amp_and_lr_scaling():
     assert cfg.auto_scale_lr == dict(enable=True, base_batch_size=512)
 
 
+DETECTOR = str(
+    ROOT / 'configs/digit_scenes/faster-rcnn_cotnet-26_fpn_digit-scenes.py'
+)
+
+
+@pytest.mark.skipif(get_device() != 'cpu', reason='of CPUs')
+def test_amp_on_a_cpu(shrink, tmp_path):
+    """A step in bfloat16, without a loss scale; validation as ever."""
+    argv = [CONFIG, '--amp', '--work-dir', str(tmp_path), *shrink]
+    types = []
+
+    def save(module, inputs, output):
+        if isinstance(module, Conv2d):
+            types.append((module.training, output.dtype))
+
+    handle = register_module_forward_hook(save)
+    try:
+        assert cli.run(train.main, argv) == 0
+    finally:
+        handle.remove()
+    assert {*types} == {(True, torch.bfloat16), (False, torch.float32)}
+
+
+@pytest.mark.skipif(get_device() != 'cpu', reason='of CPUs')
+def test_no_amp_where_operators_lack_it(capsys, tmp_path):
+    checkpoint = tmp_path / 'a.pth'
+    checkpoint.touch()
+    for main, argv in ((train.main, []), (test.main, [str(checkpoint)])):
+        assert cli.run(main, [DETECTOR, *argv, '--amp']) == 2
+        assert_one_line(capsys, 'on a CPU it is bfloat16, which NMS and')
+    cfg = Config.fromfile(DETECTOR)
+    cfg.optim_wrapper.update(type='AmpOptimWrapper', loss_scale='dynamic')
+    train.leave_gpu_amp(cfg)
+    assert cfg.optim_wrapper.type == 'OptimWrapper'
+    assert 'loss_scale' not in cfg.optim_wrapper
+
+
 BASE = ROOT / 'configs/_base_/runtime/mmpretrain.py'
 MISTAKES = {
     'flag': ([CONFIG, '--reusme'], 'did you mean --resume?'),
@@ -246,6 +286,10 @@ MISTAKES = {
     'argument': (
         [CONFIG, '--cfg-options', 'model.backbone.dpeth=50'],
         "unexpected keyword argument 'dpeth'",
+    ),
+    'argument of what is built late': (
+        [CONFIG, '--cfg-options', 'train_cfg.max_iters=2'],
+        "unexpected keyword argument 'max_iters'. If it comes from a _base_",
     ),
     'value': (
         [CONFIG, '--cfg-options', 'model.backbone.depth=51'],
@@ -277,7 +321,7 @@ def test_mistakes_get_one_line(mistake, capsys, tmp_path):
     [
         ('model = dict(\n', 'line 1: '),
         ("_base_ = './absent.py'\n", 'absent.py'),
-        ("default_scope = 'mmnowhere'\n", "'mmnowhere', which is not instal"),
+        ("default_scope = 'mmnowhere'\n", 'mmnowhere is not installed'),
         ("custom_imports = dict(imports=['mmnowhere'])\n", 'mmnowhere'),
     ],
 )
@@ -303,6 +347,14 @@ def test_test_mistakes_get_one_line(capsys, tmp_path):
     argv = [CONFIG, str(checkpoint), '--out', 'predictions.json']
     assert cli.run(test.main, argv) == 2
     assert_one_line(capsys, '--out takes a .pkl file')
+
+
+def test_what_is_no_checkpoint_gets_one_line(shrink, capsys, tmp_path):
+    readme = tmp_path / 'README.md'
+    readme.write_text('# Not a checkpoint\n')
+    argv = [CONFIG, str(readme), '--work-dir', str(tmp_path / 'w'), *shrink]
+    assert cli.run(test.main, argv) == 2
+    assert_one_line(capsys, f'{readme} cannot be read as a checkpoint')
 
 
 def test_our_own_bugs_keep_their_traceback():

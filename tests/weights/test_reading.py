@@ -219,6 +219,8 @@ def test_plain_data_of_trainers(tmp_path):
      'float8_e4m3fn'],
 )  # fmt: skip
 def test_every_type_and_layout_of_tensors(dtype, tmp_path):
+    if torch.__version__ < (2, 6) and dtype in ('uint16', 'float8_e4m3fn'):
+        pytest.skip('torch 2.5 writes no uint16 and fills no float8')
     dtype = getattr(torch, dtype)
     base = torch.arange(24.0).reshape(2, 3, 4).to(dtype)
     tensors = [base, base[1:, ::2].mT, base[:0], base[0, 0, 0]]

@@ -22,6 +22,8 @@ from mmctx.engine import cli
 #: the machine code cannot say. The samples that read a pixel are spread over
 #: two loops; there are four times as many as taps if none lies outside.
 ITERATIONS = {
+    '_aggregate': lambda a: a['KERNEL'],
+    '_weight_gradient': lambda a: a['KERNEL'],
     '_forward': lambda a: a['TAPS'],
     '_sampling_gradient': lambda a: (
         a['pixels'] / -(-a['pixels'] // a['CHUNK']) / a['BLOCK_P']

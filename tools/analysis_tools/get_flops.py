@@ -84,12 +84,20 @@ def build_model(cfg):
 
 
 def default_size(cfg):
-    """Height and width of the config's test images; (800, 1280) for COCO.
+    """Height and width of the config's test images.
 
-    For a segmentor that slides a window over its images, those of the window.
+    For detectors those of the largest image in landscape format, but the usual
+    800 x 1280 if that is 800 x 1333; for a segmentor that slides a window over
+    its images, those of the window.
     """
     if cfg.get('default_scope') == 'mmdet':
-        return [800, 1280]
+        scales = [
+            sorted(step.scale)
+            for step in cfg.get('test_pipeline', [])
+            if step.type == 'Resize' and 'scale' in step
+        ]
+        known = scales and scales[-1] != [800, 1333]
+        return scales[-1] if known else [800, 1280]
     if 'crop_size' in cfg.model.get('test_cfg', {}):
         return list(cfg.model.test_cfg.crop_size)
     crops = [
@@ -101,10 +109,16 @@ def default_size(cfg):
 
 
 def forward(model, scope, shape):
-    """One pass of a whole model over one random image of shape (3, H, W)."""
+    """One pass of a whole model over one random image of shape (3, H, W).
+
+    In self-distillation, of the teacher and of the student.
+    """
     inputs = torch.rand(1, *shape)
     if scope != 'mmdet':
-        return model(inputs, mode='tensor')
+        output = model(inputs, mode='tensor')
+        if hasattr(model, 'teacher'):
+            forward_student(model, inputs)
+        return output
     from mmdet.structures import DetDataSample
 
     size = tuple(shape[1:])
@@ -112,6 +126,14 @@ def forward(model, scope, shape):
     metainfo = dict.fromkeys(sizes, size)
     sample = DetDataSample(metainfo=dict(metainfo, scale_factor=(1.0, 1.0)))
     return model(inputs, [sample], mode='tensor')
+
+
+def forward_student(model, inputs):
+    """The pass that the mode 'tensor' leaves out."""
+    features = model.backbone(inputs)
+    if model.neck is not None:
+        features = model.neck(features)
+    model.head(features if torch.is_tensor(features) else features[-1])
 
 
 def parameters(module):
@@ -154,7 +176,7 @@ def parse_args(argv=None):
         nargs='+',
         metavar='SIZE',
         help='height and width, or one number for both; by default the '
-        "config's test crop or window or 224, for detectors 800 1280",
+        "config's test crop, window or scale, else 224 (detectors: 800 1280)",
     )
     parser.add_argument(
         '--backbone',

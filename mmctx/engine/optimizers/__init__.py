@@ -1,3 +1,6 @@
-from .backbone_layer_decay import BackboneLayerDecay
+"""Constructors and wrappers of optimizers."""
 
-__all__ = ['BackboneLayerDecay']
+from .backbone_layer_decay import BackboneLayerDecay
+from .bfloat16_optim_wrapper import BFloat16OptimWrapper
+
+__all__ = ['BFloat16OptimWrapper', 'BackboneLayerDecay']

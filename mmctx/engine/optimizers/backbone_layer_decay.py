@@ -1,14 +1,24 @@
 """Layer-wise learning-rate decay over a backbone."""
 
+from collections.abc import Mapping
 from typing import Optional
 
 import torch.nn as nn
+from mmengine.model import is_model_wrapper
 from mmengine.optim import DefaultOptimWrapperConstructor
 from mmengine.registry import OPTIM_WRAPPER_CONSTRUCTORS
 
+from mmctx.engine.checks import MisfitError
+from mmctx.models.backbones.base import ContextBackbone
 from mmctx.registry import register
 
-__all__ = ['BackboneLayerDecay']
+__all__ = ['BackboneLayerDecay', 'check_layer_decay']
+
+#: Constructors of mmdet and mmseg that know few networks.
+STOCK_LAYER_DECAYS = (
+    'LearningRateDecayOptimizerConstructor',
+    'LayerDecayOptimizerConstructor',
+)
 
 
 @register(OPTIM_WRAPPER_CONSTRUCTORS)
@@ -92,3 +102,32 @@ class BackboneLayerDecay(DefaultOptimWrapperConstructor):
         if depth == count - 1:
             return 0
         return last + -depth // self.blocks_per_layer
+
+
+def check_layer_decay(optim_wrapper: Mapping, model: nn.Module) -> None:
+    """Refuse constructors that would scale the rates of other names.
+
+    Args:
+        optim_wrapper (dict): Config of the optimizer's wrapper.
+        model (nn.Module): What it will train.
+
+    Raises:
+        MisfitError: The model has a backbone of mmctx, and the constructor
+            goes by the names in mmdet's ConvNeXt.
+    """
+    name = str(optim_wrapper.get('constructor')).rpartition('.')[2]
+    model = model.module if is_model_wrapper(model) else model
+    backbone = getattr(model, 'backbone', None)
+    if name not in STOCK_LAYER_DECAYS or not isinstance(
+        backbone, ContextBackbone
+    ):
+        return
+    options = optim_wrapper.get('paramwise_cfg') or {}
+    rate = options.get('decay_rate', options.get('layer_decay_rate', '...'))
+    raise MisfitError(
+        f'{name} goes by the names of parameters in other backbones, not in '
+        f"{type(backbone).__name__}. Write constructor='BackboneLayerDecay', "
+        'paramwise_cfg=dict(_delete_=True, norm_decay_mult=0.0, '
+        f'bias_decay_mult=0.0, layer_decay=dict(rate={rate}, '
+        'blocks_per_layer=3)).'
+    )

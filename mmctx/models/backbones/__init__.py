@@ -1,6 +1,6 @@
 """The backbones, one file per family."""
 
-from mmctx.registry import MODELS, register_lazily
+from mmctx.registry import MODELS, lazy_getattr, register_lazily
 
 from .coat import CoaT
 from .container import Container
@@ -24,3 +24,5 @@ __all__ = [
 register_lazily(
     MODELS, f'{__name__}.pam_vision_transformer', 'PAMVisionTransformer'
 )
+
+__getattr__ = lazy_getattr(__name__)

@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Callable, Collection, Sequence
+from inspect import signature
 from itertools import islice
 from typing import Any, Optional, Union
 
@@ -14,6 +15,7 @@ from mmengine.utils.dl_utils.parrots_wrapper import _BatchNorm
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
+from mmctx.models.layers.norms import refuse_norm
 from mmctx.suggestions import did_you_mean
 from mmctx.weights.fit import load_backbone
 
@@ -182,6 +184,10 @@ class ContextBackbone(BaseModule):
             ``adapt_input=True`` weights for 3 channels where
             ``in_channels`` is another number.
 
+    Raises:
+        TypeError: There is no such argument.
+        ValueError: An argument is invalid.
+
     Attributes:
         out_channels (tuple[int]): Channels of each returned feature map.
         out_strides (tuple[int]): Stride in pixels of each feature map.
@@ -195,6 +201,7 @@ class ContextBackbone(BaseModule):
     def __init__(
         self,
         stage_channels: Sequence[int],
+        /,
         in_channels: int = 3,
         out_indices: Union[int, Sequence[int]] = (0, 1, 2, 3),
         output_stride: int = 32,
@@ -203,8 +210,11 @@ class ContextBackbone(BaseModule):
         with_cp: bool = False,
         norm_cfg: Optional[dict] = None,
         init_cfg: Optional[Union[dict, list]] = None,
+        **unknown: Any,
     ) -> None:
         super().__init__(init_cfg=init_cfg)
+        if unknown:
+            raise TypeError(self._say_unknown(unknown))
         if not isinstance(in_channels, int) or in_channels < 1:
             raise ValueError(
                 f'in_channels must be a positive int, got {in_channels!r}.'
@@ -251,6 +261,30 @@ class ContextBackbone(BaseModule):
             return STRIDES[0], 1
         before, after = self.stage_strides[stage - 1 : stage + 1]
         return after // before, self.dilations[stage - 1]
+
+    @classmethod
+    def _say_unknown(cls, unknown: Collection[str]) -> str:
+        """What to do about arguments that the class does not have."""
+        if '_delete_' in unknown:
+            return (
+                f'{cls.__name__} got _delete_: there is no backbone in a '
+                '_base_ that it could delete. Remove it.'
+            )
+        own = {
+            name
+            for base in cls.__mro__
+            if issubclass(base, ContextBackbone)
+            for name, parameter in signature(base.__init__).parameters.items()
+            if parameter.kind is parameter.POSITIONAL_OR_KEYWORD
+        }
+        first = next(iter(unknown))
+        return (
+            f'{cls.__name__} got an unexpected keyword argument '
+            f'{", ".join(map(repr, unknown))}.{did_you_mean(first, own)} If '
+            "it comes from another backbone in a config's _base_, replace "
+            'that one as a whole: '
+            f'backbone=dict(_delete_=True, type={cls.__name__!r}, ...).'
+        )
 
     @classmethod
     def _resolve_arch(
@@ -302,18 +336,25 @@ class ContextBackbone(BaseModule):
     @classmethod
     def _resolve_norm_cfg(cls, norm_cfg: Optional[dict]) -> dict:
         norm_cfg = norm_cfg or cls.default_norm
-        is_layer_norm = cls.default_norm['type'] == 'LN'
-        if (norm_cfg.get('type') == 'LN') != is_layer_norm:
+        if cls.default_norm['type'] == 'LN':
             accepted = (
                 "dict(type='LN', ...), as it normalises each pixel over its "
                 'channels'
-                if is_layer_norm
-                else "a norm of feature maps such as dict(type='BN'), "
-                "'SyncBN' or 'GN'"
             )
+            reason = refuse_norm(norm_cfg, 1, -1)
+            if not reason and norm_cfg['type'] != 'LN':
+                reason = 'that is another norm'
+        else:
+            accepted = (
+                "a norm of feature maps such as dict(type='BN'), 'SyncBN' or "
+                "dict(type='GN', num_groups=...)"
+            )
+            # (N, C, 1, 1) is what a small image ends in.
+            reason = refuse_norm(norm_cfg, 2, -1, 1, 1)
+        if reason:
             raise ValueError(
                 f'{cls.__name__} norm_cfg must be {accepted}, got '
-                f'{norm_cfg!r}.'
+                f'{norm_cfg!r}: {reason}.'
             )
         return norm_cfg
 

@@ -1,5 +1,6 @@
 """Base class of Contextual ConvNeXt and Contextual ResNet."""
 
+import math
 from collections.abc import Iterable, Sequence
 from typing import Optional
 
@@ -99,8 +100,10 @@ class ContextualCNN(ContextBackbone):
         contextual_every (int): Every n-th block of such a stage, from the
             first, is contextual. Defaults to 1.
         num_classes (int): Number of classes N_1. Defaults to 1000.
-        class_counts (Sequence[int]): Number of classes that the first three
-            stages keep for the next, N_2 to N_4. Defaults to (500, 200, 50).
+        class_counts (Sequence[int], optional): Number of classes that the
+            first three stages keep for the next, N_2 to N_4. Defaults to the
+            published shares, half, a fifth and a twentieth of ``num_classes``:
+            (500, 200, 50) of 1000.
         selection (str): 'rerank' picks them from all classes at every stage,
             as released; 'reduce' from those picked before, and predicts one of
             the last, as in the paper. Defaults to 'rerank'.
@@ -148,10 +151,11 @@ class ContextualCNN(ContextBackbone):
         conv_channels: Sequence[int],
         score_channels: Sequence[int],
         depths: Sequence[int],
+        /,
         contextual_stages: Sequence[int] = (1, 2, 3),
         contextual_every: int = 1,
         num_classes: int = 1000,
-        class_counts: Sequence[int] = (500, 200, 50),
+        class_counts: Optional[Sequence[int]] = None,
         selection: str = 'rerank',
         embedding_dims: int = 256,
         temperature: str = 'shared',
@@ -196,6 +200,8 @@ class ContextualCNN(ContextBackbone):
             if use_context and i < self.num_stages
         }
         scored = self._scored_stages(contexts, scored_stages)
+        if class_counts is None:
+            class_counts = [math.ceil(num_classes / n) for n in (2, 5, 20)]
         self.stem = self._make_stem()
         rates = drop_path_rates(drop_path_rate, depths)
         for i in range(self.num_stages):

@@ -146,10 +146,10 @@ class ContextualConvNeXt(ContextualCNN):
         self.channels = arch['channels']
         self.layer_scale_init_value = layer_scale_init_value
         super().__init__(
-            stage_channels=self.channels,
-            conv_channels=self.channels,
-            score_channels=self.channels,
-            depths=arch['depths'],
+            self.channels,
+            self.channels,
+            self.channels,
+            arch['depths'],
             contextual_every=contextual_every,
             **kwargs,
         )

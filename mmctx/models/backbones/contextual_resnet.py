@@ -92,10 +92,10 @@ class ContextualResNet(ResNetSkeleton, ContextualCNN):
         self.base_channels = base_channels
         widths = [self._operator_width(i) for i in range(NUM_STAGES)]
         super().__init__(
-            stage_channels=self._stage_channels(base_channels),
-            conv_channels=widths,
-            score_channels=widths,
-            depths=resolve_depth(name, depth, self.arch_settings),
+            self._stage_channels(base_channels),
+            widths,
+            widths,
+            resolve_depth(name, depth, self.arch_settings),
             contextual_every=contextual_every,
             **kwargs,
         )

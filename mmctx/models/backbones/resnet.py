@@ -117,5 +117,7 @@ class ResNetSkeleton:
                     module.weight, mode='fan_out', nonlinearity='relu'
                 )
             elif isinstance(module, Bottleneck):
-                # Every block starts as its shortcut.
-                nn.init.zeros_(module.expand[1].weight)
+                weight = module.expand[1].weight
+                if weight is not None:
+                    # Every block starts as its shortcut.
+                    nn.init.zeros_(weight)

@@ -1,6 +1,6 @@
 """Heads that the papers need and the OpenMMLab libraries lack."""
 
-from mmctx.registry import MODELS, register_lazily
+from mmctx.registry import MODELS, lazy_getattr, register_lazily
 
 from .dino_projection_head import DINOProjectionHead
 from .nearest_neighbors_head import NearestNeighborsHead
@@ -14,3 +14,5 @@ register_lazily(
     f'{__name__}.single_mask_cascade_roi_head',
     'SingleMaskCascadeRoIHead',
 )
+
+__getattr__ = lazy_getattr(__name__)

@@ -8,7 +8,7 @@ from mmcv.cnn import build_norm_layer
 from mmengine.registry import MODELS
 from torch import Tensor
 
-from mmctx.ops import local_aggregation
+from mmctx.ops import dynamic_context
 from mmctx.registry import register
 
 from .bottleneck import ConvNorm
@@ -160,26 +160,19 @@ class CoTLayer(nn.Module):
                 f'context must be one of {CONTEXTS}, got {context!r}.'
             )
 
-    def _query_and_key(self, query: Tensor, key: Tensor) -> Tensor:
-        """[Q, K^1] of Eq. 4, in the released order: (N, 2D, H, W)."""
-        return torch.cat((query, key), dim=1)
-
     def _dynamic_context(self, x: Tensor, static: Tensor) -> Tensor:
         """Eq. 4 and 5: (N, D, H, W)."""
-        attention = self.attention(self._query_and_key(x, static))
-        value = self.value(x)
-        # CoTNeXt shares its attention matrices within each half of the
-        # channels: the halves join the batch.
-        n, c, h, w = x.shape
-        images, width = n * self.GROUPS, c // self.GROUPS
-        matrices = width // self.SHARE, self.kernel_size**2
-        aggregated = local_aggregation(
-            value.reshape(images, width, h, w),
-            attention.reshape(images, *matrices, h, w),
+        return dynamic_context(
+            x,
+            static,
+            self.attention,
+            self.value,
+            self.dynamic_norm,
+            self.act,
             self.kernel_size,
-            dilation=self.dilation,
+            self.dilation,
+            heads=self.GROUPS,
         )
-        return self.act(self.dynamic_norm(aggregated.view(x.shape)))
 
     def forward(self, x: Tensor) -> Tensor:
         """Context of every pixel.
@@ -212,9 +205,6 @@ class CoXtLayer(CoTLayer):
 
     GROUPS = 2
     KEY_GROUPS = 8
-
-    def _query_and_key(self, query: Tensor, key: Tensor) -> Tensor:
-        return torch.stack((query, key), dim=2).flatten(1, 2)
 
 
 class _CoTConv2d(nn.Sequential):

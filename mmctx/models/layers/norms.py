@@ -1,12 +1,14 @@
 """Norms of feature maps, and of vectors as feature maps of one pixel."""
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from typing import Any, Optional
 
+import torch
 import torch.distributed as dist
 import torch.nn as nn
 from mmcv.cnn import build_norm_layer
-from mmengine.utils.dl_utils.parrots_wrapper import _BatchNorm
+from mmengine.utils.dl_utils.parrots_wrapper import _BatchNorm, _InstanceNorm
 from torch import Tensor
 
 
@@ -16,6 +18,28 @@ class LayerNorm2d(nn.LayerNorm):
     def forward(self, x: Tensor) -> Tensor:
         """(N, C, H, W) to (N, C, H, W)."""
         return super().forward(x.permute(0, 2, 3, 1)).permute(0, 3, 1, 2)
+
+
+def refuse_norm(norm_cfg: Any, *dims: int) -> Optional[str]:
+    """Why a norm cannot take tensors of some shape, or None.
+
+    Args:
+        norm_cfg (Any): What should be the config of a norm.
+        *dims (int): Shape of an input to try, with -1 for the channels.
+    """
+    if not isinstance(norm_cfg, dict) or 'type' not in norm_cfg:
+        return 'it is not a dict with a type'
+    try:
+        channels = 2 * norm_cfg.get('num_groups', 1)
+        norm = build_norm_layer(norm_cfg, channels)[1].eval()
+        if isinstance(norm, _InstanceNorm):
+            return 'it turns feature maps of one pixel into zeros'
+        norm(torch.zeros([channels if d < 0 else d for d in dims]))
+    except KeyError:
+        return f'there is no layer {norm_cfg["type"]!r}'
+    except Exception as error:
+        return str(error) or 'an argument is missing'
+    return None
 
 
 def build_norm(norm_cfg: dict, channels: int) -> nn.Module:
@@ -63,12 +87,20 @@ class VectorSequential(nn.Sequential):
             return super().forward(x)
 
 
-@contextmanager
-def _running_statistics_for_one(module: nn.Module, x: Tensor) -> Iterator:
-    """Batch norms are in evaluation mode while ``x`` is a single vector."""
+def _running_statistics_for_one(
+    module: nn.Module, x: Tensor
+) -> AbstractContextManager:
+    """Batch norms are in evaluation mode while ``x`` is a single vector.
+
+    Nothing is entered otherwise: torch 2.5 cannot compile a generator.
+    """
     norms = [m for m in module.modules() if _takes_batch_statistics(m)]
-    if norms and x.numel() != x.shape[1]:
-        norms = []
+    is_one = norms and x.numel() == x.shape[1]
+    return _in_evaluation_mode(norms) if is_one else nullcontext()
+
+
+@contextmanager
+def _in_evaluation_mode(norms: list[nn.Module]) -> Iterator:
     for norm in norms:
         norm.training = False
     try:

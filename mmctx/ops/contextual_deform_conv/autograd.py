@@ -1,7 +1,9 @@
 """The custom operators of the interface, and their gradients."""
 
 import importlib
-from typing import Optional
+
+# Of sequences of int, torch.library knows only typing's before torch 2.6.
+from typing import Optional, Sequence  # noqa: UP035
 
 import torch
 from torch import Tensor
@@ -86,7 +88,7 @@ def depthwise(
     weight: Tensor,
     bias: Optional[Tensor],
     mask: Optional[Tensor],
-    geometry: list[int],
+    geometry: Sequence[int],
 ) -> Tensor:
     """The depth-wise operator as Triton kernels.
 
@@ -101,7 +103,7 @@ def depthwise(
 @reference_if_unbuilt(gradients_of(_without_bias, 0), _empty_gradient_of_map)
 def _backward_of_map(
     grad: Tensor, x: Tensor, offset: Tensor, weight: Tensor,
-    mask: Optional[Tensor], geometry: list[int],
+    mask: Optional[Tensor], geometry: Sequence[int],
 ) -> Tensor:  # fmt: skip
     return _kernels().backward_of_map(grad, x, offset, weight, mask, geometry)
 
@@ -114,7 +116,7 @@ def _backward_of_map(
 )
 def _backward_of_sampling(
     grad: Tensor, x: Tensor, offset: Tensor, weight: Tensor,
-    mask: Optional[Tensor], geometry: list[int],
+    mask: Optional[Tensor], geometry: Sequence[int],
 ) -> tuple[Tensor, Tensor, Tensor]:  # fmt: skip
     kernels = _kernels()
     return kernels.backward_of_sampling(

@@ -16,7 +16,7 @@ BACKENDS = ('reference', 'cpu', 'triton')
 
 
 def _check(
-    value: Tensor, weight: Tensor, kernel_size: int, dilation: int
+    value: Tensor, weight: Tensor, kernel_size: int, dilation: int, heads: int
 ) -> None:
     if not isinstance(kernel_size, int) or kernel_size % 2 == 0:
         raise ValueError(
@@ -34,6 +34,11 @@ def _check(
             f'The {groups} weight channels must divide the {c} channels of '
             'value.'
         )
+    if not isinstance(heads, int) or heads < 1 or groups % heads:
+        raise ValueError(
+            f'heads must be an int that divides the {groups} weight channels, '
+            f'got {heads!r}.'
+        )
 
 
 def _choose_backend(value: Tensor, weight: Tensor) -> str:
@@ -49,6 +54,7 @@ def local_aggregation(
     kernel_size: int,
     backend: Optional[str] = None,
     dilation: int = 1,
+    heads: int = 1,
 ) -> Tensor:
     r"""Sum each pixel's K x K neighbourhood with the pixel's own weights.
 
@@ -59,7 +65,9 @@ def local_aggregation(
 
     with zeros outside the feature map. Channels c, c + G, c + 2G, ... share
     one weight. This is the local matrix product of CoTNet (Eq. 5), with the
-    channel order of the released code.
+    channel order of the released code. With several heads, as in CoTNeXt, the
+    equation holds for each: of value and weight, a head has consecutive
+    channels.
 
     Args:
         value (Tensor): (N, C, H, W), floating point.
@@ -70,6 +78,7 @@ def local_aggregation(
             all differentiable any number of times. Defaults to the fastest
             available; a device without Triton takes 'cpu', too.
         dilation (int): Distance D of neighbouring taps. Defaults to 1.
+        heads (int): Slices of the channels, dividing G. Defaults to 1.
 
     Returns:
         Tensor: (N, C, H, W) in the dtype of ``value``. Sums are computed in
@@ -78,16 +87,16 @@ def local_aggregation(
 
     Raises:
         TypeError: An input is not floating point.
-        ValueError: A shape, ``kernel_size``, ``backend`` or ``dilation`` is
-            not as above, or the backend cannot run here.
+        ValueError: A shape, ``kernel_size``, ``backend``, ``dilation`` or
+            ``heads`` is not as above, or the backend cannot run here.
     """
-    _check(value, weight, kernel_size, dilation)
+    _check(value, weight, kernel_size, dilation, heads)
     backend = backend or _choose_backend(value, weight)
     check_backend(backend, BACKENDS)
     if backend == 'reference':
         return local_aggregation_reference(
-            value, weight, kernel_size, dilation
+            value, weight, kernel_size, dilation, heads
         )
     if backend == 'triton':
         check_triton(value=value, weight=weight)
-    return aggregate(value, weight, kernel_size, dilation, backend)
+    return aggregate(value, weight, kernel_size, dilation, heads, backend)

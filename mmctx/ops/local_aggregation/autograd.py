@@ -15,8 +15,10 @@ def _module(backend: str):
     return importlib.import_module(f'.{backend}', __package__)
 
 
-def _reference(value, weight, kernel_size, dilation, backend):
-    return local_aggregation_reference(value, weight, kernel_size, dilation)
+def _reference(value, weight, kernel_size, dilation, heads, backend):
+    return local_aggregation_reference(
+        value, weight, kernel_size, dilation, heads
+    )
 
 
 def _empty_like(x: Tensor, backend: str) -> Tensor:
@@ -24,12 +26,12 @@ def _empty_like(x: Tensor, backend: str) -> Tensor:
     return torch.empty_like(x) if backend == 'triton' else x.new_empty(x.shape)
 
 
-def _empty_output(value, weight, kernel_size, dilation, backend):
+def _empty_output(value, weight, kernel_size, dilation, heads, backend):
     return _empty_like(value, backend)
 
 
-def _empty_gradients(grad, value, weight, kernel_size, dilation, backend):
-    return _empty_like(value, backend), _empty_like(weight, backend)
+def _empty_gradients(grad, value, weight, *args):
+    return _empty_like(value, args[-1]), _empty_like(weight, args[-1])
 
 
 @torch.library.custom_op('mmctx::local_aggregation', mutates_args=())
@@ -39,10 +41,13 @@ def aggregate(
     weight: Tensor,
     kernel_size: int,
     dilation: int,
+    heads: int,
     backend: str,
 ) -> Tensor:
     """As the public function, by backend 'cpu' or 'triton'."""
-    return _module(backend).forward(value, weight, kernel_size, dilation)
+    return _module(backend).forward(
+        value, weight, kernel_size, dilation, heads
+    )
 
 
 @torch.library.custom_op('mmctx::local_aggregation_backward', mutates_args=())
@@ -53,10 +58,11 @@ def _aggregate_backward(
     weight: Tensor,
     kernel_size: int,
     dilation: int,
+    heads: int,
     backend: str,
 ) -> tuple[Tensor, Tensor]:
     return _module(backend).backward(
-        grad, value, weight, kernel_size, dilation
+        grad, value, weight, kernel_size, dilation, heads
     )
 
 

@@ -37,6 +37,11 @@ def _group(x: Tensor, groups: int) -> Tensor:
     return x.unflatten(1, (x.shape[1] // groups, groups))
 
 
+def _images(x: Tensor, heads: int) -> Tensor:
+    """Heads as images: (N, C, ...) to (N * heads, C / heads, ...)."""
+    return x.unflatten(1, (heads, -1)).flatten(0, 1)
+
+
 def _slices(grouped: Tensor) -> Iterator[tuple[slice, slice]]:
     """Images and weight channels that are computed together."""
     images, share, groups = grouped.shape[:3]
@@ -83,12 +88,17 @@ def _taps(
 
 
 def forward(
-    value: Tensor, weight: Tensor, kernel_size: int, dilation: int
+    value: Tensor,
+    weight: Tensor,
+    kernel_size: int,
+    dilation: int,
+    heads: int,
 ) -> Tensor:
     """Output of the operator; shapes as in the public function."""
     dtype = accumulation_dtype(value, weight)
-    source = _group(value.to(dtype).contiguous(), weight.shape[1])
-    weight = weight.to(dtype).flatten(3)
+    weight = _images(weight.to(dtype), heads).flatten(3)
+    source = _images(value.to(dtype).contiguous(), heads)
+    source = _group(source, weight.shape[1])
     out = torch.zeros_like(source).flatten(3)
     for images, groups in _slices(source):
         rows = _shifted(source[images, :, groups], kernel_size, dilation, 1)
@@ -108,6 +118,7 @@ def backward(
     weight: Tensor,
     kernel_size: int,
     dilation: int,
+    heads: int,
 ) -> tuple[Tensor, Tensor]:
     """Gradients of value and weight, in their dtypes.
 
@@ -116,11 +127,11 @@ def backward(
     channels that share the weight.
     """
     dtype = accumulation_dtype(value, weight)
+    factors = _images(weight.to(dtype), heads).flatten(3)
     grad, source = (
-        _group(x.to(dtype).contiguous(), weight.shape[1])
+        _group(_images(x.to(dtype).contiguous(), heads), factors.shape[1])
         for x in (grad, value)
     )
-    factors = weight.to(dtype).flatten(3)
     grad_value = torch.zeros_like(source).flatten(3)
     grad_weight = torch.zeros_like(factors)
     for images, groups in _slices(source):

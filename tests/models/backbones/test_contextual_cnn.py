@@ -341,9 +341,21 @@ def test_layer_depth_of_contextualizing_layers():
 
 
 @pytest.mark.parametrize(
+    'num_classes, counts',
+    [(1000, (500, 200, 50)), (42, (21, 9, 3)), (1, (1, 1, 1))],
+)
+def test_class_counts_scale_with_the_classes(num_classes, counts):
+    model = ContextualResNet(14, num_classes=num_classes)
+    assert model.contextualizing.class_counts == counts
+
+
+@pytest.mark.parametrize(
     'options, message',
     [
-        (dict(num_classes=10), r'class_counts must.*\(10\).*got \(500'),
+        (
+            dict(num_classes=10, class_counts=(500, 9, 5)),
+            r'class_counts must.*\(10\).*got \(500',
+        ),
         (dict(class_counts=(5, 4)), r'three numbers.*got \(5, 4\)'),
         (dict(selection='drop'), "'rerank', 'reduce'.*got 'drop'"),
         (

@@ -13,6 +13,7 @@ import torch
 from torch import nn
 
 from mmctx.models import backbones
+from mmctx.ops import reference
 from tests.helpers.backbones import (
     TINY,
     WITHOUT_BATCH_NORM,
@@ -130,6 +131,72 @@ def test_out_indices(name, out_indices, indices):
 def test_wrong_out_indices(name, out_indices):
     with pytest.raises(ValueError, match='out_indices must be'):
         build_tiny(name, out_indices=out_indices)
+
+
+@pytest.mark.parametrize('inherited', ['num_stages', 'style', 'embed_dim'])
+def test_arguments_of_another_backbone(name, inherited):
+    """Those of a stock config's backbone, merged with ours."""
+    kind = class_of(name)
+    message = (
+        f"{kind} got an unexpected keyword argument '{inherited}', 'x'.*"
+        rf"backbone=dict\(_delete_=True, type='{kind}', ...\)"
+    )
+    with pytest.raises(TypeError, match=message):
+        build_tiny(name, **{inherited: 4}, x=1)
+
+
+@pytest.mark.parametrize('argument', ['stage_channels', 'depths'])
+def test_arguments_of_base_classes_are_not_those_of_networks(name, argument):
+    with pytest.raises(TypeError, match=f"argument '{argument}'.*_delete_"):
+        build_tiny(name, **{argument: (1, 1, 1, 1)})
+
+
+def test_misspelt_arguments(name):
+    with pytest.raises(TypeError, match="Did you mean 'frozen_stages'"):
+        build_tiny(name, frozen_stage=1)
+
+
+def test_nothing_to_delete(name):
+    with pytest.raises(TypeError, match='got _delete_.* Remove it'):
+        build_tiny(name, _delete_=True)
+
+
+@pytest.mark.parametrize(
+    'norm_cfg, reason',
+    [
+        ('BN', 'it is not a dict with a type'),
+        (dict(requires_grad=False), 'it is not a dict with a type'),
+        (dict(type='BatchNorm'), "there is no layer 'BatchNorm'"),
+        (dict(type='IN', affine=True), 'feature maps of one pixel'),
+        (dict(type='IN'), 'feature maps of one pixel'),
+        (dict(type='BN1d'), '2D or 3D input|another norm'),
+        (dict(type='BN', momentun=0.1), "argument 'momentun'"),
+        (dict(type='GN'), 'an argument is missing'),
+        (dict(type='LN', epsilon=1e-6), "argument 'epsilon'"),
+    ],
+)
+def test_wrong_norm_cfg(name, norm_cfg, reason):
+    message = rf'{class_of(name)} norm_cfg must be .*type=.*, got .*: .*'
+    with pytest.raises(ValueError, match=message + f'({reason})'):
+        build_tiny(name, norm_cfg=norm_cfg)
+
+
+def test_norms_of_the_other_kind(name):
+    kind = 'BN' if class_of(name) in WITHOUT_BATCH_NORM else 'LN'
+    with pytest.raises(ValueError, match=f'norm_cfg must be .*{kind}.*: '):
+        build_tiny(name, norm_cfg=dict(type=kind))
+
+
+def test_norms_without_weights(name):
+    norm_cfg = dict(type='BN', affine=False)
+    if class_of(name) in WITHOUT_BATCH_NORM:
+        norm_cfg = dict(type='LN', elementwise_affine=False)
+    model, x = build_tiny(name, norm_cfg=norm_cfg), image(2, 3, 32, 32)
+    loss_of(model.train()(x)).backward()
+    with torch.no_grad():
+        fast = model.eval()(x)
+        with reference():
+            torch.testing.assert_close(model(x), fast, atol=1e-4, rtol=1e-3)
 
 
 @pytest.mark.parametrize('frozen_stages', [-1, 0, 1, 2, 4])

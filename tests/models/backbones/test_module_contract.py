@@ -16,8 +16,12 @@ from mmengine.runner.activation_checkpointing import (
 from mmengine.utils.dl_utils.parrots_wrapper import _BatchNorm
 from torch import nn
 from torch.ao.quantization import quantize_dynamic
-from torch.distributed.fsdp import fully_shard
 from torch.nn.utils import parametrize, prune
+
+try:
+    from torch.distributed.fsdp import fully_shard
+except ImportError:  # torch 2.5
+    from torch.distributed._composable.fsdp import fully_shard
 
 from mmctx.ops import reference
 from tests.helpers.backbones import TINY, build_tiny
