@@ -4,7 +4,10 @@ from .add_conv import add_conv
 from .add_mlp import add_mlp
 from .attention import attention
 from .context_projection import context_projection
-from .contextual_deform_conv import contextual_deform_conv
+from .contextual_deform_conv import (
+    contextual_deform_conv,
+    modulated_deform_conv,
+)
 from .conv_norm import add_conv_norm, apply_conv_norm
 from .dispatch import reference
 from .dynamic_context import dynamic_context
@@ -22,6 +25,7 @@ __all__ = [
     'contextual_deform_conv',
     'dynamic_context',
     'local_aggregation',
+    'modulated_deform_conv',
     'norm_conv',
     'reference',
     'windowed',

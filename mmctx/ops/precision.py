@@ -23,3 +23,18 @@ def autocast_device(x: Tensor) -> str:
 def without_autocast(x: Tensor) -> torch.autocast:
     """A context in which operators on ``x`` keep the dtypes of inputs."""
     return torch.autocast(autocast_device(x), enabled=False)
+
+
+def cast_by_autocast(x: Tensor) -> Tensor:
+    """``x`` as autocast hands it to a convolution."""
+    device = autocast_device(x)
+    if torch.is_autocast_enabled(device) and x.dtype != torch.float64:
+        return x.to(torch.get_autocast_dtype(device))
+    return x
+
+
+def undo_autocast(x: Tensor) -> Tensor:
+    """``x`` for a layer in float32 :func:`without_autocast`."""
+    if torch.is_autocast_enabled(autocast_device(x)):
+        return x.to(accumulation_dtype(x))
+    return x

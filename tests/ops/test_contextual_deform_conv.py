@@ -1,9 +1,15 @@
+import sys
+
 import pytest
 import torch
 import torchvision
 from torch import nn
 
-from mmctx.ops import contextual_deform_conv, reference
+from mmctx.ops import (
+    contextual_deform_conv,
+    modulated_deform_conv,
+    reference,
+)
 from mmctx.ops.contextual_deform_conv import cpu
 
 BACKENDS = ('reference', 'cpu')
@@ -322,6 +328,83 @@ def test_equals_convolution_without_offsets(backend):
             inputs['x'], inputs['weight'][0], inputs['bias'], **geometry
         ),
     )
+
+
+@pytest.mark.parametrize('case', [c for c in CASES if 'depthwise' not in c])
+@pytest.mark.parametrize(
+    'backend, delta',
+    [
+        ('per_image', 'own'),
+        ('per_image', 'shared'),
+        ('per_image', ''),
+        ('sampled', 'shared'),
+        ('sampled', ''),
+    ],
+)
+def test_modulated_kernels(case, backend, delta):
+    """Equal to a kernel for each image, with all gradients."""
+    inputs, geometry = make(case, masked=delta != '', biased=delta != '')
+    kernels = inputs.pop('weight').detach()
+    inputs['weight'] = kernels[0]
+    inputs['delta'] = None
+    if delta:
+        inputs['delta'] = kernels[:, :1] if delta == 'shared' else kernels
+
+    def per_image(weight, delta, **others):
+        kernel = weight.expand(kernels.shape)
+        kernel = kernel if delta is None else kernel + delta
+        return contextual_deform_conv(weight=kernel, **others)
+
+    ours = results(modulated_deform_conv, inputs, backend=backend, **geometry)
+    assert_equal(ours, results(per_image, inputs, **geometry))
+
+
+def test_who_multiplies_samples(monkeypatch):
+    """On a GPU kernels that are not depth-wise, if output channels share
+    what differs from image to image."""
+    module = sys.modules['mmctx.ops.contextual_deform_conv']
+    x, weight = torch.zeros(2, 4, 5, 5), torch.zeros(6, 4, 3, 3)
+    shared, own = torch.zeros(2, 1, 4, 3, 3), torch.zeros(2, 6, 4, 3, 3)
+    assert 'GPU' in module._refuse_sampled(x, weight, shared)
+    monkeypatch.setattr(module, 'refuse_triton', lambda **tensors: None)
+    assert module._refuse_sampled(x, weight, shared) is None
+    assert module._refuse_sampled(x, weight, None) is None
+    assert 'output channel' in module._refuse_sampled(x, weight, own)
+    assert 'depth-wise' in module._refuse_sampled(x, weight[:4, :1], None)
+    with reference():
+        assert 'reference' in module._refuse_sampled(x, weight, shared)
+
+
+@pytest.mark.parametrize('masked', [True, False])
+def test_gradients_of_gradients_of_samples(masked):
+    inputs, geometry = make('dense-strided', spread=0.3, masked=masked)
+    inputs['delta'] = inputs['weight'][:, :1].clone().detach()
+    inputs['weight'] = inputs['weight'][0].clone()
+    inputs = leaves(inputs)
+
+    def function(*values):
+        return modulated_deform_conv(
+            **dict(zip(inputs, values)), backend='sampled', **geometry
+        )
+
+    values = tuple(inputs.values())
+    assert torch.autograd.gradcheck(function, values, fast_mode=True)
+    assert torch.autograd.gradgradcheck(function, values, fast_mode=True)
+
+
+@pytest.mark.parametrize(
+    'options, message',
+    [
+        (dict(delta=torch.zeros(2, 3, 2, 3, 3)), r'delta must.*\(2, 6, 4, 3'),
+        (dict(delta=torch.zeros(2, 1, 1, 3, 3)), r'delta must.*\(2, 1, 4, 3'),
+        (dict(backend='triton'), "backend must be one of.*'triton'"),
+    ],
+)
+def test_bad_arguments_of_modulated_kernels(options, message):
+    inputs, geometry = make('dense')
+    inputs['weight'] = inputs['weight'][0]
+    with pytest.raises(ValueError, match=message):
+        modulated_deform_conv(**inputs, **geometry, **options)
 
 
 def test_operator_registration():

@@ -12,7 +12,7 @@ from contextlib import contextmanager
 import pytest
 import torch
 
-from mmctx.ops import contextual_deform_conv
+from mmctx.ops import contextual_deform_conv, modulated_deform_conv
 
 pytest.importorskip('triton')
 
@@ -184,14 +184,16 @@ def test_shapes(shape, layout):
 
 
 @kernels
-def test_more_than_one_tile_and_chunk(monkeypatch):
+@pytest.mark.parametrize('most_blocks', [1, 3])
+def test_more_than_one_tile_and_chunk(most_blocks, monkeypatch):
     """As on large maps, by smaller tiles."""
     from mmctx.ops.contextual_deform_conv import triton
 
-    for name, value in dict(TILE=4, TILE_CHANNELS=2, CHUNK=4).items():
+    sizes = dict(BLOCK=4, BLOCK_CHANNELS=2, CHUNK=4)
+    sizes.update(MOST_BLOCKS=most_blocks, MOST_CORNER_BLOCKS=most_blocks)
+    for name, value in sizes.items():
         monkeypatch.setattr(triton, name, value)
-    monkeypatch.setattr(triton, 'TILE_SAMPLES', 2)
-    compare(*make((2, 3, (2, 2), 2, 3, 1, 1, 1)))
+    compare(*make((2, 5, (1, 2), 2, 4, 1, 0, 1)))
 
 
 @kernels
@@ -306,6 +308,32 @@ def test_gradients_of_gradients():
         results.append([v.grad for v in leaves.values()])
     for got, expected in zip(*results):
         torch.testing.assert_close(got, expected)
+
+
+@kernels
+@pytest.mark.parametrize('masked', [True, False])
+def test_samples_for_shared_kernels(masked, monkeypatch):
+    """Dense kernels: the kernels sample, PyTorch multiplies."""
+    module = sys.modules['mmctx.ops.contextual_deform_conv']
+    monkeypatch.setattr(module, '_choose_backend', lambda *_, **__: 'triton')
+    inputs, geometry = make((2, 2, (2, 3), 4, 3, 2, 1, 1), masked=masked)
+    inputs['weight'] = torch.randn(3, 2, 2, 3, device=DEVICE)
+    inputs['delta'] = torch.randn(2, 1, 2, 2, 3, device=DEVICE)
+    inputs['bias'] = torch.randn(3, device=DEVICE)
+    results = []
+    for backend, dtype in ('sampled', None), ('per_image', torch.float64):
+        leaves = cast(inputs, dtype)
+        for leaf in filter(lambda v: v is not None, leaves.values()):
+            leaf.requires_grad_()
+        if backend == 'per_image':
+            monkeypatch.undo()
+        out = modulated_deform_conv(**leaves, **geometry, backend=backend)
+        with empty_tensors_hold_nan():
+            out.sin().sum().backward()
+        grads = [v.grad for v in leaves.values() if v is not None]
+        results.append([out, *grads])
+    for got, exact in zip(*results):
+        torch.testing.assert_close(got.double(), exact, rtol=1e-4, atol=1e-4)
 
 
 @kernels

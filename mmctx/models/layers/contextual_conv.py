@@ -14,7 +14,12 @@ from mmctx.models.layers.norms import (
     build_vector_norm,
 )
 from mmctx.models.layers.pooling import global_mean
-from mmctx.ops import context_projection, contextual_deform_conv
+from mmctx.ops import context_projection, modulated_deform_conv
+from mmctx.ops.precision import (
+    cast_by_autocast,
+    undo_autocast,
+    without_autocast,
+)
 from mmctx.registry import register
 
 
@@ -96,7 +101,8 @@ class SamplingPredictor(nn.Module):
         )
 
     def forward(self, x: Tensor, context: Optional[Tensor] = None) -> Tensor:
-        """Offsets and logits of the mask.
+        """Offsets and logits of the mask, in float32 under autocast, whose
+        dtype would place samples on a coarse grid.
 
         Args:
             x (Tensor): (N, C, H, W).
@@ -108,7 +114,9 @@ class SamplingPredictor(nn.Module):
             with a mask, its logit for each tap.
         """
         hidden = context_projection(x, context, self.reduce)
-        return self.predict(F.relu(self.norm(hidden)))
+        hidden = undo_autocast(F.relu(self.norm(hidden)))
+        with without_autocast(x):
+            return self.predict(hidden)
 
 
 class WeightPredictor(nn.Module):
@@ -281,6 +289,7 @@ class ContextualConv2d(nn.Conv2d):
             ValueError: The context is missing or has the wrong shape.
         """
         self._check_context(x, context)
+        x = cast_by_autocast(x)
         delta = None
         if self.weight_predictor is not None:
             delta = self.weight_predictor(x, context, valid)
@@ -308,19 +317,19 @@ class ContextualConv2d(nn.Conv2d):
     ) -> Tensor:
         predictor = self.sampling_predictor
         raw = predictor(x, context)
-        offset, mask = raw[:, : 2 * predictor.taps], None
+        if predictor.mask:
+            offset, mask = raw.split((2 * predictor.taps, predictor.taps), 1)
+            mask = mask.sigmoid()
+        else:
+            offset, mask = raw, None
         if self.dilation != (1, 1):
             steps = zip((offset[:, ::2], offset[:, 1::2]), self.dilation)
             offset = torch.stack([o * d for o, d in steps], 2).flatten(1, 2)
-        if predictor.mask:
-            mask = raw[:, 2 * predictor.taps :].sigmoid()
-        weight = self.weight[None].expand(x.shape[0], -1, -1, -1, -1)
-        if delta is not None:
-            weight = self.weight + delta
-        return contextual_deform_conv(
+        return modulated_deform_conv(
             x,
             offset,
-            weight.to(x.dtype),
+            self.weight,
+            delta,
             self.bias,
             mask,
             self.stride,

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from mmctx.models.layers.norms import apply_vector_norm, build_vector_norm
 from mmctx.models.layers.pooling import global_mean
-from mmctx.ops.precision import autocast_device, without_autocast
+from mmctx.ops.precision import undo_autocast, without_autocast
 
 #: Index of the learned factor that each stage takes.
 TEMPERATURES = {
@@ -291,8 +291,7 @@ class ContextualizingLayers(nn.Module):
         In float32 or better even under automatic mixed precision: the choice
         of classes depends on small differences.
         """
-        if torch.is_autocast_enabled(autocast_device(x)):
-            x = x.float()
+        x = undo_autocast(x)
         with without_autocast(x):
             vector = self.classify[str(stage)](x, valid)
             dtype = torch.promote_types(vector.dtype, torch.float32)

@@ -2,6 +2,8 @@
 
 from typing import Optional
 
+import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from ..checks import (
@@ -12,12 +14,22 @@ from ..checks import (
     resolve_pair,
 )
 from ..dispatch import refuse_custom_operator
+from ..precision import without_autocast
 from ..triton_support import check_triton, refuse_triton
 from . import cpu
 from .autograd import contract, depthwise
-from .reference import contextual_deform_conv_reference, contract_reference
+from .reference import (
+    Pair,
+    contextual_deform_conv_reference,
+    contract_reference,
+    tap_positions,
+)
 
-__all__ = ['contextual_deform_conv', 'contextual_deform_conv_reference']
+__all__ = [
+    'contextual_deform_conv',
+    'contextual_deform_conv_reference',
+    'modulated_deform_conv',
+]
 
 BACKENDS = ('reference', 'cpu', 'triton')
 _CONTRACTIONS = {'reference': contract_reference, 'cpu': contract}
@@ -63,6 +75,42 @@ def _choose_backend(x: Tensor, weight: Tensor, **others) -> str:
     if reason is None and _refuse_depthwise(x, weight) is None:
         return 'triton'
     return 'reference' if cpu.refuse(x) else 'cpu'
+
+
+def _check(
+    x: Tensor,
+    offset: Tensor,
+    weight: Tensor,
+    bias: Optional[Tensor],
+    mask: Optional[Tensor],
+    stride: IntOrPair,
+    padding: IntOrPair,
+    dilation: IntOrPair,
+) -> tuple[Pair, Pair, Pair]:
+    """Raise ValueError unless shapes fit; stride, padding and dilation as
+    pairs."""
+    stride = resolve_pair('stride', stride, 1)
+    padding = resolve_pair('padding', padding, 0)
+    dilation = resolve_pair('dilation', dilation, 1)
+    _check_weight(x, weight)
+    kernel = weight.shape[3:]
+    size = tuple(
+        (x.shape[2 + i] + 2 * padding[i] - dilation[i] * (kernel[i] - 1) - 1)
+        // stride[i]
+        + 1
+        for i in range(2)
+    )
+    if min(size) < 1:
+        raise ValueError(
+            f'A kernel of {tuple(kernel)} with dilation {dilation} does not '
+            f'fit into a feature map of {tuple(x.shape[2:])} with padding '
+            f'{padding}; give a larger one or more padding.'
+        )
+    n, taps = x.shape[0], kernel[0] * kernel[1]
+    check_shape('offset', offset, (n, 2 * taps, *size), "(N, 2*K*K, H', W')")
+    check_shape('mask', mask, (n, taps, *size), "(N, K*K, H', W')")
+    check_shape('bias', bias, weight.shape[1:2], '(C_out,)')
+    return stride, padding, dilation
 
 
 def contextual_deform_conv(
@@ -126,27 +174,7 @@ def contextual_deform_conv(
         bias=(bias, 1),
         mask=(mask, 4),
     )
-    stride = resolve_pair('stride', stride, 1)
-    padding = resolve_pair('padding', padding, 0)
-    dilation = resolve_pair('dilation', dilation, 1)
-    _check_weight(x, weight)
-    kernel = weight.shape[3:]
-    size = tuple(
-        (x.shape[2 + i] + 2 * padding[i] - dilation[i] * (kernel[i] - 1) - 1)
-        // stride[i]
-        + 1
-        for i in range(2)
-    )
-    if min(size) < 1:
-        raise ValueError(
-            f'A kernel of {tuple(kernel)} with dilation {dilation} does not '
-            f'fit into a feature map of {tuple(x.shape[2:])} with padding '
-            f'{padding}; give a larger one or more padding.'
-        )
-    n, taps = x.shape[0], kernel[0] * kernel[1]
-    check_shape('offset', offset, (n, 2 * taps, *size), "(N, 2*K*K, H', W')")
-    check_shape('mask', mask, (n, taps, *size), "(N, K*K, H', W')")
-    check_shape('bias', bias, weight.shape[1:2], '(C_out,)')
+    geometry = _check(x, offset, weight, bias, mask, stride, padding, dilation)
     backend = backend or _choose_backend(
         x, weight, offset=offset, bias=bias, mask=mask
     )
@@ -158,16 +186,132 @@ def contextual_deform_conv(
                 f"backend 'triton' {reason}; leave backend at its default."
             )
         check_triton(x=x, offset=offset, weight=weight, bias=bias, mask=mask)
-        geometry = [*stride, *padding, *dilation]
-        return depthwise(x, offset, weight, bias, mask, geometry)
+    return _run(backend, x, offset, weight, bias, mask, *geometry)
+
+
+def _run(backend: str, *inputs) -> Tensor:
+    if backend == 'triton':
+        *tensors, stride, padding, dilation = inputs
+        return depthwise(*tensors, [*stride, *padding, *dilation])
     return contextual_deform_conv_reference(
-        x,
-        offset,
-        weight,
-        bias,
-        mask,
-        stride,
-        padding,
-        dilation,
-        contract=_CONTRACTIONS[backend],
+        *inputs, contract=_CONTRACTIONS[backend]
     )
+
+
+def _refuse_sampled(
+    x: Tensor, weight: Tensor, delta: Optional[Tensor], **others
+) -> Optional[str]:
+    """Why samples are not stored to be multiplied by a shared kernel."""
+    if delta is not None and delta.shape[1] != 1:
+        return 'delta differs from output channel to output channel'
+    if _refuse_depthwise(x, weight[None]) is None:
+        return 'depth-wise kernels store no samples'
+    return refuse_custom_operator() or refuse_triton(x=x, **others)
+
+
+def modulated_deform_conv(
+    x: Tensor,
+    offset: Tensor,
+    weight: Tensor,
+    delta: Optional[Tensor] = None,
+    bias: Optional[Tensor] = None,
+    mask: Optional[Tensor] = None,
+    stride: IntOrPair = 1,
+    padding: IntOrPair = 0,
+    dilation: IntOrPair = 1,
+    backend: Optional[str] = None,
+) -> Tensor:
+    """:func:`contextual_deform_conv` by the kernels ``weight + delta``.
+
+    Where all output channels share ``delta``, a GPU forms no kernel per image:
+    the samples of all taps are multiplied by ``weight`` as in an ordinary
+    convolution, and by ``delta`` to one more output channel per image, which
+    is added to all.
+
+    Args:
+        x, offset, bias, mask, stride, padding, dilation: As there.
+        weight (Tensor): (C_out, C / groups, KH, KW).
+        delta (Tensor, optional): (N, C_out, C / groups, KH, KW), or 1 for
+            C_out. Defaults to zero.
+        backend (str, optional): 'per_image' or 'sampled', as above, both
+            differentiable any number of times. Defaults to 'sampled' on a GPU
+            where all output channels share ``delta``.
+
+    Returns:
+        Tensor: (N, C_out, H', W') in the dtype of ``x``, to which 'sampled'
+        rounds the samples, as an ordinary convolution its input.
+
+    Raises:
+        TypeError, ValueError: As there.
+    """
+    check_tensors(
+        x=(x, 4),
+        offset=(offset, 4),
+        weight=(weight, 4),
+        delta=(delta, 5),
+        bias=(bias, 1),
+        mask=(mask, 4),
+    )
+    n = x.shape[0]
+    kernel = weight.expand(n, *weight.shape)
+    geometry = _check(x, offset, kernel, bias, mask, stride, padding, dilation)
+    shared = delta is not None and delta.shape[1] == 1
+    shape = (n, 1 if shared else len(weight), *weight.shape[1:])
+    check_shape('delta', delta, shape, '(N, C_out or 1, C / groups, KH, KW)')
+    predicted = dict(offset=offset, mask=mask)
+    if backend is None:
+        refused = _refuse_sampled(x, weight, delta, **predicted)
+        backend = 'sampled' if refused is None else 'per_image'
+    check_backend(backend, ('per_image', 'sampled'))
+    if backend == 'sampled':
+        weight = weight.to(x.dtype)
+        with without_autocast(x):
+            return _multiply_samples(
+                x, offset, weight, delta, bias, mask, *geometry
+            )
+    if delta is not None:
+        kernel = (weight + delta).to(x.dtype)
+    else:
+        kernel = weight.to(x.dtype).expand(n, *weight.shape)
+    return contextual_deform_conv(x, offset, kernel, bias, mask, *geometry)
+
+
+def _multiply_samples(
+    x: Tensor,
+    offset: Tensor,
+    weight: Tensor,
+    delta: Optional[Tensor],
+    bias: Optional[Tensor],
+    mask: Optional[Tensor],
+    stride: Pair,
+    padding: Pair,
+    dilation: Pair,
+) -> Tensor:
+    groups = x.shape[1] // weight.shape[1]
+    samples = _sample(
+        x, tap_positions(offset, weight.shape[2:], stride, padding, dilation),
+        None if mask is None else mask.flatten(2).transpose(1, 2)[:, None],
+    )  # fmt: skip
+    bias = None if bias is None else bias.to(x.dtype)
+    out = F.conv2d(samples, weight.flatten(2)[:, :, None], bias, groups=groups)
+    if delta is not None:
+        # Summed in the order of memory, if there is one group.
+        samples = samples.unflatten(1, (groups, -1)).permute(0, 1, 3, 4, 2)
+        delta = delta[:, 0].flatten(2).transpose(1, 2).flatten(1).to(x.dtype)
+        extra = torch.einsum('ngpk,nk->ngp', samples.flatten(3), delta)
+        out = out.unflatten(1, (groups, -1)) + extra[:, :, None, :, None]
+        out = out.flatten(1, 2)
+    return out.flatten(2).unflatten(2, offset.shape[2:])
+
+
+def _sample(x: Tensor, positions: Tensor, mask: Optional[Tensor]) -> Tensor:
+    """``x`` at positions (N, 2, P, T), times a mask (N, 1, P, T):
+    (N, C, P, T), in channels_last memory format.
+
+    A depth-wise convolution by one tap of weight 1, whose offsets are
+    positions since with a stride of 0 the tap stays where it is.
+    """
+    weight = x.new_ones(1).expand(*x.shape[:2], 1, 1, 1)
+    backend = _choose_backend(x, weight, offset=positions, mask=mask)
+    still = (0, 0), (0, 0), (1, 1)
+    return _run(backend, x, positions, weight, None, mask, *still)

@@ -40,6 +40,36 @@ def _axis(
     return index, 1 - after_weight, after_weight
 
 
+def _tap_grid(
+    offset: Tensor,
+    kernel_size: Pair,
+    stride: Pair,
+    padding: Pair,
+    dilation: Pair,
+) -> tuple[Tensor, Tensor]:
+    """Rows (T, H', 1) and columns (T, 1, W') that taps read without offset,
+    for offsets (N, 2T, H', W')."""
+    options = dict(device=offset.device, dtype=offset.dtype)
+    tap = torch.arange(kernel_size[0] * kernel_size[1], **options)
+    row = torch.div(tap, kernel_size[1], rounding_mode='floor')
+    column = tap - row * kernel_size[1]
+    y, x = (
+        torch.arange(offset.shape[2 + i], **options) * stride[i] - padding[i]
+        for i in range(2)
+    )
+    y = (row * dilation[0])[:, None, None] + y[:, None]
+    return y, (column * dilation[1])[:, None, None] + x
+
+
+def tap_positions(offset: Tensor, *geometry: Pair) -> Tensor:
+    """Positions (N, 2, H' * W', T) of the taps of kernels with the size,
+    stride, padding and dilation ``geometry``; in float32 or better."""
+    offset = offset.to(accumulation_dtype(offset))
+    y, x = _tap_grid(offset, *geometry)
+    position = torch.stack((offset[:, ::2] + y, offset[:, 1::2] + x), dim=1)
+    return position.flatten(3).transpose(2, 3)
+
+
 def corners(
     offset: Tensor,
     mask: Optional[Tensor],
@@ -63,20 +93,9 @@ def corners(
         weights of the upper left, upper right, lower left and lower right
         corner, times the mask.
     """
-    n, _, *size = offset.shape
-    (h, w), kw = input_size, kernel_size[1]
-    tap = torch.arange(
-        kernel_size[0] * kw, device=offset.device, dtype=offset.dtype
-    )
-    dy = torch.div(tap, kw, rounding_mode='floor')
-    y, x = (
-        torch.arange(size[i], device=offset.device, dtype=offset.dtype)
-        * stride[i]
-        - padding[i]
-        for i in range(2)
-    )
-    y = (dy * dilation[0])[:, None, None] + y[:, None]
-    x = ((tap - dy * kw) * dilation[1])[:, None, None] + x
+    n = offset.shape[0]
+    h, w = input_size
+    y, x = _tap_grid(offset, kernel_size, stride, padding, dilation)
     offset = offset.unflatten(1, (-1, 2))
     top, *y_weights = _axis(offset[:, :, 0], y, h)
     left, *x_weights = _axis(offset[:, :, 1], x, w)

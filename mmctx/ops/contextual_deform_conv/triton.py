@@ -5,43 +5,40 @@ Feature maps are read and written as rows, one of C channels per pixel
 reads. One operator takes the predictions and returns the convolution, bias
 included; nothing the size of the samples is stored. T is the number of taps.
 
-Bytes per output pixel, with b bytes an element, at C = 192, T = 49 and 28 x 28
-pixels (stage 2 of the smallest network):
+All figures here are counted (instructions in what the compiler makes for an
+H100, bytes), not timed, at C = 192, T = 49 and 28 x 28 pixels (stage 2 of the
+smallest network) in half precision.
 
-- Feature map and output, C elements each: 2 C b = 384 b.
-- Offsets and mask: 3 T b = 147 b. The four corner weights and the index of
-  ``corners()``, made beforehand, are 5 T elements of 4 bytes, written and read
-  again: 1960 bytes beside these 294 (b = 2). So the kernels compute them.
-- The kernel of an image: T C / P = 12 b over P = 784 pixels, three times that
-  with the copy that puts its channels side by side. At 7 x 7 pixels (C = 768)
-  the copy moves as much as feature map and output; without it, a warp would
-  read its 32 channels from 32 places for every tap.
-
-Together about 1.1 KB in half precision. Reads from the L1 cache are far more:
-4 T C b = 75 KB. They, not main memory, bound the forward pass, and each is 16
-bytes wide.
+Main memory is not the bound: feature map and output are 768 bytes per pixel,
+offsets and mask 588, the kernel of an image 24. Nor is the L1 cache, which
+gives 75 KB, 16 bytes at a time. Instructions are: a sample takes five
+multiply-adds and five conversions per channel, and about 90 instructions for
+its position, coefficients and addresses. So a program takes several blocks of
+channels, for which it computes these once: in bfloat16, 18 instructions per
+sample and channel, where one block would take 27.
 
 Gradients are deterministic, without atomics:
 
 - Kernel, offsets, mask: a program takes one tap of an image and all channels.
-  Channels are summed for the offsets and the mask, pixels for the kernel.
-  Large outputs are cut into chunks, whose sums for the kernel PyTorch adds up.
-- Feature map: sorting finds the samples that read a pixel. They are sorted by
-  their upper left pixel only, a quarter of what they read; those around a
-  pixel are then two runs of the sorted list, as pixels above each other are
-  apart but neighbours are not. The sort takes about 28 bytes per sample, the
-  same for every number of channels: 4 for the key, sorted with an 8-byte
-  position, and as much workspace.
+  Channels are summed for the four corners, of which the gradients by offsets
+  and mask are made, and pixels for the kernel. Large outputs are cut into
+  chunks, whose sums for the kernel PyTorch adds up.
+- Feature map: samples are sorted by their upper left pixel, and a program sums
+  those of one pixel for each of its four corners: every sample is read once.
+  The four sums that meet in a pixel, 16 bytes per channel, are then added by
+  PyTorch. The sort takes about 28 bytes per sample, the same for every number
+  of channels: 4 for the key, sorted with an 8-byte position, and as much
+  workspace.
 
 Atomics would add 4 T times per output element: 3.8e9 times for 128 images of
-the stage above, where the sort takes 4.9e6 samples and each pixel then reads
-its 4 T samples once. They are not offered. All figures here are counted, not
-timed.
+the stage above. They are not offered.
 
 Sums and positions are computed in float32, or in float64 where an input has
 it. Set ``TRITON_INTERPRET=1`` before Python starts to run the kernels on CPU
 tensors.
 """
+
+# ruff: noqa: RUF005 (Triton cannot unpack a tuple into another)
 
 from typing import Optional
 
@@ -59,18 +56,57 @@ from ..triton_support import (
     triton_dtype,
 )
 
-#: Elements of a tile, and of a thread: 16 bytes in half precision.
-TILE = 1024
-PER_THREAD = 8
-#: Channels of a tile, if a program does not need all of them.
-TILE_CHANNELS = 64
-#: Samples of one pixel that are summed at a time.
-TILE_SAMPLES = 16
+#: Elements of a warp's block: each thread reads 16 bytes in half precision.
+BLOCK = 256
+#: Channels of a block: a pixel's are one line of the cache in half precision.
+BLOCK_CHANNELS = 64
+#: Blocks of channels of one program, which share positions and coefficients,
+#: as far as registers go: in total, per byte of an element, and where each
+#: block has four sums.
+MOST_BLOCKS = 6
+MOST_BLOCK_BYTES = 12
+MOST_CORNER_BLOCKS = 4
+#: Warps of a program of the forward pass: pixels that share cache lines.
+WARPS = 2
 #: Pixels whose gradients by the kernel one program sums.
 CHUNK = 512
 
-# Specialising on sizes would only cost recompilations.
-_UNSPECIALIZED = ('height', 'width', 'out_width', 'pixels', 'samples')
+# Specialising on numbers or on where the predictions start would only cost
+# recompilations as sizes vary: no vector load depends on them.
+_UNSPECIALIZED = (
+    'offset', 'mask', 'height', 'width', 'out_width', 'pixels', 'images',
+    'offset_n', 'offset_c', 'offset_p', 'mask_n', 'mask_c', 'mask_p',
+    'stride_y', 'stride_x', 'padding_y', 'padding_x', 'dilation_y',
+    'dilation_x',
+)  # fmt: skip
+
+
+@triton.jit
+def _load(at, inside, DTYPE: tl.constexpr):
+    return tl.load(at, inside, other=0.0).to(DTYPE)
+
+
+@triton.jit
+def _store(at, x, inside):
+    tl.store(at, x.to(at.dtype.element_ty), inside)
+
+
+@triton.jit
+def _zeros(
+    ROWS: tl.constexpr, BLOCK_C: tl.constexpr, DTYPE: tl.constexpr,
+    COUNT: tl.constexpr,
+):  # fmt: skip
+    """A tuple of COUNT blocks."""
+    result = ()
+    for _ in tl.static_range(COUNT):
+        result = result + (tl.zeros((ROWS, BLOCK_C), DTYPE),)
+    return result
+
+
+@triton.jit
+def _channels(ROWS: tl.constexpr, BLOCK_C: tl.constexpr):
+    """Of a whole block: a row of it would go through shared memory."""
+    return tl.arange(0, BLOCK_C)[None, :] + tl.zeros((ROWS, 1), tl.int32)
 
 
 @triton.jit
@@ -81,8 +117,9 @@ def _axis(position, size):
     As in the reference, positions outside [-1, size] are clamped.
     """
     free = (position >= -1) & (position <= size)
-    position = tl.where(position < -1, -1.0, position)
-    position = tl.where(position > size, size.to(position.dtype), position)
+    position = tl.clamp(
+        position, -1.0, size.to(position.dtype), tl.PropagateNan.ALL
+    )
     before = tl.floor(position)
     before = tl.where(before == before, before, 0.0)
     return before.to(tl.int32), position - before, free
@@ -90,102 +127,123 @@ def _axis(position, size):
 
 @triton.jit
 def _positions(
-    offset, offset_c, y, x, tap, inside, height, width,
-    GEOMETRY: tl.constexpr, SUM: tl.constexpr,
+    offset, mask, p, tap, inside, height, width, out_width,
+    offset_c, offset_p, mask_c, mask_p,
+    stride_y, stride_x, padding_y, padding_x, dilation_y, dilation_x,
+    COLUMNS: tl.constexpr, SUM: tl.constexpr,
 ):  # fmt: skip
-    """Of one tap, at output pixels (y, x): ``_axis`` along both axes."""
-    offset += 2 * tap * offset_c
-    dy = tl.load(offset, inside, other=0.0).to(SUM)
-    dx = tl.load(offset + offset_c, inside, other=0.0).to(SUM)
-    y = y * GEOMETRY[1] - GEOMETRY[3] + tap // GEOMETRY[0] * GEOMETRY[5]
-    x = x * GEOMETRY[2] - GEOMETRY[4] + tap % GEOMETRY[0] * GEOMETRY[6]
-    top, behind_y, free_y = _axis(dy + y.to(SUM), height)
-    left, behind_x, free_x = _axis(dx + x.to(SUM), width)
-    return top, left, behind_y, behind_x, free_y, free_x
+    """Of one tap at output pixels p: ``_axis`` along both axes, and the mask,
+    1 where there is none."""
+    offset += p * offset_p + 2 * tap * offset_c
+    dy = _load(offset, inside, SUM)
+    dx = _load(offset + offset_c, inside, SUM)
+    scale = 1.0
+    if mask is not None:
+        scale = _load(mask + p * mask_p + tap * mask_c, inside, SUM)
+    y = (p // out_width * stride_y - padding_y).to(SUM)
+    x = (p % out_width * stride_x - padding_x).to(SUM)
+    y += tap // COLUMNS * dilation_y
+    x += tap % COLUMNS * dilation_x
+    top, behind_y, free_y = _axis(dy + y, height)
+    left, behind_x, free_x = _axis(dx + x, width)
+    return top, left, behind_y, behind_x, free_y, free_x, scale
 
 
 @triton.jit
-def _load_mask(mask, shift, inside, like):
-    """Elements of the mask; ones where there is none."""
-    if mask is None:
-        return tl.full(like.shape, 1.0, like.dtype)
-    else:
-        return tl.load(mask + shift, inside, other=0.0).to(like.dtype)
+def _coefficients(behind_y, behind_x, scale):
+    """Of the four corners of each position, row by row."""
+    upper, lower = (1 - behind_y) * scale, behind_y * scale
+    left, right = 1 - behind_x, behind_x
+    return upper * left, upper * right, lower * left, lower * right
 
 
 @triton.jit
-def _store(at, x, inside):
-    tl.store(at, x.to(at.dtype.element_ty), inside)
+def _between(before, behind, distance):
+    return before * (1 - distance) + behind * distance
 
 
 @triton.jit
-def _load_pixel(
-    image, y, x, inside, height, width,
-    CHANNELS: tl.constexpr, SUM: tl.constexpr, INDEX: tl.constexpr,
+def _corners(
+    image, top, left, inside, height, width,
+    CHANNELS: tl.constexpr, INDEX: tl.constexpr,
 ):  # fmt: skip
-    """Pixels of a feature map at (y, x), zeros outside it."""
-    inside = inside & (y >= 0) & (y < height) & (x >= 0) & (x < width)
-    at = (y.to(INDEX) * width + x) * CHANNELS
-    return tl.load(image + at, inside, other=0.0).to(SUM)
+    """Pointers to the four corners, and which are inside the feature map."""
+    upper = image + (top.to(INDEX) * width + left) * CHANNELS
+    lower = upper + width.to(INDEX) * CHANNELS
+    above = inside & (top >= 0) & (top < height)
+    below = inside & (top >= -1) & (top < height - 1)
+    before = (left >= 0) & (left < width)
+    behind = (left >= -1) & (left < width - 1)
+    return (
+        (upper, upper + CHANNELS, lower, lower + CHANNELS),
+        (above & before, above & behind, below & before, below & behind),
+    )
 
 
 @triton.jit(do_not_specialize=_UNSPECIALIZED)
 def _forward(
     image, offset, mask, weight, bias, out,
-    height, width, out_width, pixels,
-    offset_n, offset_c, offset_y, offset_x,
-    mask_n, mask_c, mask_y, mask_x,
-    CHANNELS: tl.constexpr, TAPS: tl.constexpr, GEOMETRY: tl.constexpr,
+    height, width, out_width, pixels, images,
+    offset_n, offset_c, offset_p, mask_n, mask_c, mask_p,
+    stride_y, stride_x, padding_y, padding_x, dilation_y, dilation_x,
+    CHANNELS: tl.constexpr, TAPS: tl.constexpr, COLUMNS: tl.constexpr,
     SUM: tl.constexpr, INDEX: tl.constexpr,
-    BLOCK_P: tl.constexpr, BLOCK_C: tl.constexpr,
+    ROWS: tl.constexpr, BLOCK_C: tl.constexpr, BLOCKS: tl.constexpr,
 ):  # fmt: skip
     """out[p, c] = bias[c] + sum_t weight[t, c] mask[t, p] image[at t, c]."""
-    tiles = tl.cdiv(pixels, BLOCK_P)
+    parts: tl.constexpr = (CHANNELS - 1) // (BLOCKS * BLOCK_C) + 1
+    tiles = tl.cdiv(pixels, ROWS)
     rest = tl.program_id(0)
-    tile = rest % tiles
-    rest = rest // tiles
-    blocks: tl.constexpr = (CHANNELS + BLOCK_C - 1) // BLOCK_C
-    n = (rest // blocks).to(tl.int64)
-    c = rest % blocks * BLOCK_C + tl.arange(0, BLOCK_C)[None, :]
-    p = (tile * BLOCK_P + tl.arange(0, BLOCK_P)[:, None]).to(INDEX)
-    y, x = p // out_width, p % out_width
-    inside = (p < pixels) & (c < CHANNELS)
+    n = (rest // tiles // parts).to(tl.int64)
+    c = rest // tiles % parts * (BLOCKS * BLOCK_C) + _channels(ROWS, BLOCK_C)
+    p = (rest % tiles * ROWS + tl.arange(0, ROWS)[:, None]).to(INDEX)
+    inside = p < pixels
     image += n * height * width * CHANNELS + c
-    offset += n * offset_n + y * offset_y + x * offset_x
-    mask_at = n * mask_n + y * mask_y + x * mask_x
+    offset += n * offset_n
+    if mask is not None:
+        mask += n * mask_n
     weight += n * TAPS * CHANNELS + c
-    total = tl.zeros((BLOCK_P, BLOCK_C), SUM)
-    if bias is not None:
-        total += tl.load(bias + c, c < CHANNELS, other=0.0).to(SUM)
+    out += (n * pixels + p) * CHANNELS + c
+    totals = _zeros(ROWS, BLOCK_C, SUM, BLOCKS)
     for tap in range(TAPS):
-        top, left, behind_y, behind_x, _, _ = _positions(
-            offset, offset_c, y, x, tap, p < pixels, height, width, GEOMETRY,
-            SUM,
+        top, left, behind_y, behind_x, _, _, scale = _positions(
+            offset, mask, p, tap, inside, height, width, out_width,
+            offset_c, offset_p, mask_c, mask_p,
+            stride_y, stride_x, padding_y, padding_x, dilation_y, dilation_x,
+            COLUMNS, SUM,
         )  # fmt: skip
-        scale = _load_mask(mask, mask_at + tap * mask_c, p < pixels, behind_y)
-        sample = tl.zeros((BLOCK_P, BLOCK_C), SUM)
-        for dy in tl.static_range(2):
-            of_y = (behind_y if dy else 1 - behind_y) * scale
-            for dx in tl.static_range(2):
-                corner = _load_pixel(
-                    image, top + dy, left + dx, inside, height, width,
-                    CHANNELS, SUM, INDEX,
-                )  # fmt: skip
-                sample += of_y * (behind_x if dx else 1 - behind_x) * corner
-        of_tap = tl.load(weight + tap * CHANNELS, c < CHANNELS, other=0.0)
-        total += of_tap.to(SUM) * sample
-    _store(out + (n * pixels + p) * CHANNELS + c, total, inside)
+        coefficients = _coefficients(behind_y, behind_x, scale)
+        at, near = _corners(
+            image, top, left, inside, height, width, CHANNELS, INDEX
+        )
+        new_totals = ()
+        for block in tl.static_range(BLOCKS):
+            shift = block * BLOCK_C
+            exists = c + shift < CHANNELS
+            sample = tl.zeros((ROWS, BLOCK_C), SUM)
+            for k in tl.static_range(4):
+                corner = _load(at[k] + shift, near[k] & exists, SUM)
+                sample += coefficients[k] * corner
+            of_tap = _load(weight + tap * CHANNELS + shift, exists, SUM)
+            new_totals = new_totals + (totals[block] + of_tap * sample,)
+        totals = new_totals
+    for block in tl.static_range(BLOCKS):
+        shift = block * BLOCK_C
+        total, exists = totals[block], c + shift < CHANNELS
+        if bias is not None:
+            total += _load(bias + c + shift, exists, SUM)
+        _store(out + shift, total, inside & exists)
 
 
 @triton.jit(do_not_specialize=_UNSPECIALIZED)
 def _sampling_gradient(
     grad, image, offset, mask, weight, of_offset, of_mask, of_weight,
-    height, width, out_width, pixels,
-    offset_n, offset_c, offset_y, offset_x,
-    mask_n, mask_c, mask_y, mask_x,
-    CHANNELS: tl.constexpr, TAPS: tl.constexpr, GEOMETRY: tl.constexpr,
+    height, width, out_width, pixels, images,
+    offset_n, offset_c, offset_p, mask_n, mask_c, mask_p,
+    stride_y, stride_x, padding_y, padding_x, dilation_y, dilation_x,
+    CHANNELS: tl.constexpr, TAPS: tl.constexpr, COLUMNS: tl.constexpr,
     SUM: tl.constexpr, INDEX: tl.constexpr, CHUNK: tl.constexpr,
-    BLOCK_P: tl.constexpr, BLOCK_C: tl.constexpr,
+    ROWS: tl.constexpr, BLOCK_C: tl.constexpr, BLOCKS: tl.constexpr,
 ):  # fmt: skip
     """Gradients by one tap's offsets and mask, (T, P), at some pixels, and
     the part of these pixels in that by its weights, (T, C)."""
@@ -195,151 +253,154 @@ def _sampling_gradient(
     chunks = tl.cdiv(pixels, CHUNK)
     chunk = (part % chunks).to(INDEX)
     n = part // chunks
-    blocks: tl.constexpr = (CHANNELS + BLOCK_C - 1) // BLOCK_C
-    c = tl.arange(0, BLOCK_C)[None, :]
+    c = _channels(ROWS, BLOCK_C)
     image += n * height * width * CHANNELS + c
     grad += n * pixels * CHANNELS + c
     weight += (n * TAPS + tap) * CHANNELS + c
-    of_weight += (part * TAPS + tap) * CHANNELS + c
     offset += n * offset_n
     of_offset += (n * TAPS + tap) * 2 * pixels
     if mask is not None:
+        mask += n * mask_n
         of_mask += (n * TAPS + tap) * pixels
-    totals = ()
-    for _ in tl.static_range(blocks):
-        zeros = tl.zeros((BLOCK_P, BLOCK_C), SUM)
-        totals = totals + (zeros,)  # noqa: RUF005 (Triton cannot unpack)
+    totals = _zeros(ROWS, BLOCK_C, SUM, BLOCKS)
     end = tl.minimum((chunk + 1) * CHUNK, pixels)
-    for first in range(chunk * CHUNK, end, BLOCK_P):
-        p = first + tl.arange(0, BLOCK_P)[:, None]
-        y, x = p // out_width, p % out_width
-        top, left, behind_y, behind_x, free_y, free_x = _positions(
-            offset + y * offset_y + x * offset_x, offset_c, y, x, tap, p < end,
-            height, width, GEOMETRY, SUM,
+    for first in range(chunk * CHUNK, end, ROWS):
+        p = first + tl.arange(0, ROWS)[:, None]
+        inside = p < end
+        top, left, behind_y, behind_x, free_y, free_x, scale = _positions(
+            offset, mask, p, tap, inside, height, width, out_width,
+            offset_c, offset_p, mask_c, mask_p,
+            stride_y, stride_x, padding_y, padding_x, dilation_y, dilation_x,
+            COLUMNS, SUM,
         )  # fmt: skip
-        mask_at = n * mask_n + y * mask_y + x * mask_x + tap * mask_c
-        scale = _load_mask(mask, mask_at, p < end, behind_y)
-        by_y = tl.zeros((BLOCK_P, BLOCK_C), SUM)
-        by_x = tl.zeros((BLOCK_P, BLOCK_C), SUM)
-        by_scale = tl.zeros((BLOCK_P, BLOCK_C), SUM)
+        coefficients = _coefficients(behind_y, behind_x, scale)
+        at, near = _corners(
+            image, top, left, inside, height, width, CHANNELS, INDEX
+        )
+        by_corner = _zeros(ROWS, BLOCK_C, SUM, 4)
         new_totals = ()
-        for block in tl.static_range(blocks):
-            start = block * BLOCK_C
-            inside = (p < end) & (start + c < CHANNELS)
-            step = tl.load(grad + p * CHANNELS + start, inside, other=0.0)
-            step = step.to(SUM)
-            corners = ()
+        for block in tl.static_range(BLOCKS):
+            shift = block * BLOCK_C
+            exists = c + shift < CHANNELS
+            step = _load(grad + p * CHANNELS + shift, inside & exists, SUM)
+            by_sample = step * _load(weight + shift, exists, SUM)
+            sample = tl.zeros((ROWS, BLOCK_C), SUM)
+            new_by_corner = ()
             for k in tl.static_range(4):
-                corner = _load_pixel(
-                    image + start, top + k // 2, left + k % 2, inside, height,
-                    width, CHANNELS, SUM, INDEX,
-                )  # fmt: skip
-                corners = corners + (corner,)  # noqa: RUF005
-            upper_step = corners[1] - corners[0]
-            lower_step = corners[3] - corners[2]
-            upper = corners[0] + behind_x * upper_step
-            lower = corners[2] + behind_x * lower_step
-            sample = upper + behind_y * (lower - upper)
-            total = totals[block] + step * (scale * sample)
-            new_totals = new_totals + (total,)  # noqa: RUF005
-            of_tap = tl.load(weight + start, start + c < CHANNELS, other=0.0)
-            step *= of_tap.to(SUM)
-            by_y += step * (lower - upper)
-            by_x += step * (upper_step + behind_y * (lower_step - upper_step))
-            by_scale += step * sample
+                corner = _load(at[k] + shift, near[k] & exists, SUM)
+                sample += coefficients[k] * corner
+                total = by_corner[k] + by_sample * corner
+                new_by_corner = new_by_corner + (total,)
+            by_corner = new_by_corner
+            new_totals = new_totals + (totals[block] + step * sample,)
         totals = new_totals
-        by_y = scale * tl.sum(by_y, 1, keep_dims=True)
-        by_x = scale * tl.sum(by_x, 1, keep_dims=True)
-        _store(of_offset + p, tl.where(free_y, by_y, 0.0), p < end)
-        _store(of_offset + pixels + p, tl.where(free_x, by_x, 0.0), p < end)
+        a = tl.sum(by_corner[0], 1, keep_dims=True)
+        b = tl.sum(by_corner[1], 1, keep_dims=True)
+        d = tl.sum(by_corner[2], 1, keep_dims=True)
+        e = tl.sum(by_corner[3], 1, keep_dims=True)
+        by_y = tl.where(free_y, scale * _between(d - a, e - b, behind_x), 0.0)
+        by_x = tl.where(free_x, scale * _between(b - a, e - d, behind_y), 0.0)
+        _store(of_offset + p, by_y, inside)
+        _store(of_offset + pixels + p, by_x, inside)
         if mask is not None:
-            by_scale = tl.sum(by_scale, 1, keep_dims=True)
-            _store(of_mask + p, by_scale, p < end)
-    for block in tl.static_range(blocks):
-        start = block * BLOCK_C
+            upper, lower = _between(a, b, behind_x), _between(d, e, behind_x)
+            _store(of_mask + p, _between(upper, lower, behind_y), inside)
+    for block in tl.static_range(BLOCKS):
+        c = block * BLOCK_C + tl.arange(0, BLOCK_C)[None, :]
         total = tl.sum(totals[block], 0, keep_dims=True)
-        _store(of_weight + start, total, start + c < CHANNELS)
+        at = of_weight + (part * TAPS + tap) * CHANNELS + c
+        _store(at, total, c < CHANNELS)
 
 
 @triton.jit(do_not_specialize=_UNSPECIALIZED)
 def _keys(
-    offset, key,
-    height, width, out_width, pixels, samples,
-    offset_n, offset_c, offset_y, offset_x,
-    TAPS: tl.constexpr, GEOMETRY: tl.constexpr,
-    SUM: tl.constexpr, INDEX: tl.constexpr, BLOCK: tl.constexpr,
+    offset, mask, key,
+    height, width, out_width, pixels, images,
+    offset_n, offset_c, offset_p, mask_n, mask_c, mask_p,
+    stride_y, stride_x, padding_y, padding_x, dilation_y, dilation_x,
+    TAPS: tl.constexpr, COLUMNS: tl.constexpr,
+    SUM: tl.constexpr, INDEX: tl.constexpr, ROWS: tl.constexpr,
 ):  # fmt: skip
-    """The upper left pixel of each sample, numbered over all feature
-    maps with a border of one; the total for samples outside."""
-    at = tl.program_id(0).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
-    p = (at % pixels).to(INDEX)
-    tap = (at // pixels % TAPS).to(INDEX)
-    n = at // pixels // TAPS
-    y, x = p // out_width, p % out_width
-    top, left, behind_y, behind_x, _, _ = _positions(
-        offset + n * offset_n + y * offset_y + x * offset_x, offset_c, y, x,
-        tap, at < samples, height, width, GEOMETRY, SUM,
+    """The upper left pixel of each sample (N, P, T), numbered over all
+    feature maps with a border above and to the left; the total for samples
+    outside."""
+    at = tl.program_id(0).to(tl.int64) * ROWS + tl.arange(0, ROWS)
+    tap = (at % TAPS).to(INDEX)
+    p = (at // TAPS % pixels).to(INDEX)
+    n = at // TAPS // pixels
+    top, left, behind_y, behind_x, _, _, _ = _positions(
+        offset + n * offset_n, None, p, tap, n < images, height, width,
+        out_width, offset_c, offset_p, mask_c, mask_p,
+        stride_y, stride_x, padding_y, padding_x, dilation_y, dilation_x,
+        COLUMNS, SUM,
     )  # fmt: skip
     outside = (top == height) | (left == width)
     # Not where the other weight is NaN, which no zero takes away.
     outside |= (top == -1) & (behind_y == 0) & (behind_x == behind_x)
     outside |= (left == -1) & (behind_x == 0) & (behind_y == behind_y)
-    row = n * (height + 2) + top + 1
-    row = tl.where(outside, samples // pixels // TAPS * (height + 2), row)
+    row = tl.where(outside, images * (height + 1), n * (height + 1) + top + 1)
     column = tl.where(outside, 0, left + 1)
-    result = row * (width + 2) + column
-    _store(key + at, result, at < samples)
+    _store(key + at, row * (width + 1) + column, n < images)
 
 
 @triton.jit(do_not_specialize=_UNSPECIALIZED)
-def _image_gradient(
-    grad, offset, mask, weight, order, starts, out,
-    height, width, out_width, pixels,
-    offset_n, offset_c, offset_y, offset_x,
-    mask_n, mask_c, mask_y, mask_x,
-    CHANNELS: tl.constexpr, TAPS: tl.constexpr, GEOMETRY: tl.constexpr,
+def _corner_sums(
+    grad, offset, mask, weight, order, starts, sums,
+    height, width, out_width, pixels, images,
+    offset_n, offset_c, offset_p, mask_n, mask_c, mask_p,
+    stride_y, stride_x, padding_y, padding_x, dilation_y, dilation_x,
+    CHANNELS: tl.constexpr, TAPS: tl.constexpr, COLUMNS: tl.constexpr,
     SUM: tl.constexpr, INDEX: tl.constexpr,
-    BLOCK_S: tl.constexpr, BLOCK_C: tl.constexpr,
+    ROWS: tl.constexpr, BLOCK_C: tl.constexpr, BLOCKS: tl.constexpr,
 ):  # fmt: skip
-    """One pixel of the feature map: the sum over the samples that read it."""
-    blocks: tl.constexpr = (CHANNELS + BLOCK_C - 1) // BLOCK_C
-    rest = tl.program_id(0)
-    c = rest % blocks * BLOCK_C + tl.arange(0, BLOCK_C)[None, :]
-    rest = rest // blocks
-    column = rest % width
-    rest = rest // width
-    row = rest % height
-    n = (rest // height).to(tl.int64)
+    """What the samples with one upper left pixel add to the gradients of
+    their four corners, (4, N, H, W, C)."""
+    parts: tl.constexpr = (CHANNELS - 1) // (BLOCKS * BLOCK_C) + 1
+    key = (tl.program_id(0) // parts).to(tl.int64)
+    c = tl.program_id(0) % parts * (BLOCKS * BLOCK_C)
+    c += tl.arange(0, BLOCK_C)[None, :]
+    left = key % (width + 1) - 1
+    top = key // (width + 1) % (height + 1) - 1
+    n = key // (width + 1) // (height + 1)
     grad += n * pixels * CHANNELS + c
     weight += n * TAPS * CHANNELS + c
     offset += n * offset_n
-    total = tl.zeros((BLOCK_S, BLOCK_C), SUM)
-    for above in tl.static_range(2):
-        # Samples whose upper left pixel is (row - above, column - 1 or 0).
-        key = (n * (height + 2) + row - above + 1) * (width + 2) + column
-        end = tl.load(starts + key + 2)
-        for first in range(tl.load(starts + key), end, BLOCK_S):
-            s = first + tl.arange(0, BLOCK_S)[:, None]
-            near = s < end
-            at = tl.load(order + s, near, other=0) - n * TAPS * pixels
-            at = tl.where(near, at, 0).to(INDEX)
-            tap, p = at // pixels, at % pixels
-            y, x = p // out_width, p % out_width
-            _, left, behind_y, behind_x, _, _ = _positions(
-                offset + y * offset_y + x * offset_x, offset_c, y, x, tap,
-                near, height, width, GEOMETRY, SUM,
-            )  # fmt: skip
-            mask_at = n * mask_n + y * mask_y + x * mask_x + tap * mask_c
-            scale = _load_mask(mask, mask_at, near, behind_y)
-            scale *= behind_y if above else 1 - behind_y
-            scale *= tl.where(left == column, 1 - behind_x, behind_x)
-            inside = near & (c < CHANNELS)
-            step = tl.load(grad + p * CHANNELS, inside, other=0.0).to(SUM)
-            of_tap = tl.load(weight + tap * CHANNELS, inside, other=0.0)
-            total += scale * (step * of_tap.to(SUM))
-    out += ((n * height + row) * width + column) * CHANNELS
-    total = tl.sum(total, 0, keep_dims=True)
-    _store(out + c, total, c < CHANNELS)
+    if mask is not None:
+        mask += n * mask_n
+    totals = _zeros(ROWS, BLOCK_C, SUM, 4 * BLOCKS)
+    end = tl.load(starts + key + 1)
+    for first in range(tl.load(starts + key), end, ROWS):
+        s = first + tl.arange(0, ROWS)[:, None]
+        near = s < end
+        at = tl.load(order + s, near, other=0) - n * pixels * TAPS
+        at = tl.where(near, at, 0).to(INDEX)
+        p, tap = at // TAPS, at % TAPS
+        _, _, behind_y, behind_x, _, _, scale = _positions(
+            offset, mask, p, tap, near, height, width, out_width,
+            offset_c, offset_p, mask_c, mask_p,
+            stride_y, stride_x, padding_y, padding_x, dilation_y, dilation_x,
+            COLUMNS, SUM,
+        )  # fmt: skip
+        coefficients = _coefficients(behind_y, behind_x, scale)
+        new_totals = ()
+        for block in tl.static_range(BLOCKS):
+            shift = block * BLOCK_C
+            inside = near & (c + shift < CHANNELS)
+            step = _load(grad + p * CHANNELS + shift, inside, SUM)
+            step *= _load(weight + tap * CHANNELS + shift, inside, SUM)
+            for k in tl.static_range(4):
+                total = totals[4 * block + k] + coefficients[k] * step
+                new_totals = new_totals + (total,)
+        totals = new_totals
+    for k in tl.static_range(4):
+        y, x = top + k // 2, left + k % 2
+        inside = (y >= 0) & (y < height) & (x >= 0) & (x < width)
+        row = (k * images + n) * height + y
+        for block in tl.static_range(BLOCKS):
+            at = c + block * BLOCK_C
+            total = tl.sum(totals[4 * block + k], 0, keep_dims=True)
+            to = sums + (row * width + x) * CHANNELS + at
+            _store(to, total, inside & (at < CHANNELS))
 
 
 def _rows(x: Tensor) -> Tensor:
@@ -352,50 +413,62 @@ def _by_channel(weight: Tensor) -> Tensor:
     return weight.flatten(1, 2).flatten(2).transpose(1, 2).contiguous()
 
 
-def _sum_dtype(*tensors: Optional[Tensor]) -> torch.dtype:
-    return accumulation_dtype(*(x for x in tensors if x is not None))
+def _prediction(name: str, x: Optional[Tensor]) -> dict:
+    """Offset or mask, its pixels at one distance, and the strides."""
+    x = None if x is None else x.flatten(2)
+    strides = (0, 0, 0) if x is None else x.stride()
+    names = (f'{name}_n', f'{name}_c', f'{name}_p')
+    return dict(zip(names, strides), **{name: x})
 
 
 def _common(
-    image: Tensor,
+    x: Tensor,
     offset: Tensor,
     weight: Tensor,
-    others: tuple,
+    mask: Optional[Tensor],
     geometry: list[int],
+    *others: Optional[Tensor],
 ) -> dict:
-    """Arguments of all kernels: a feature map, predictions and the rest."""
-    tensors = (image, offset, weight, *others)
-    height, width = image.shape[2:]
-    offset_n, offset_c, offset_y, offset_x = offset.stride()
+    """Arguments of all kernels; the others only matter for dtypes."""
+    tensors = (x, offset, weight, mask, *others)
+    names = ('stride', 'padding', 'dilation')
+    names = [f'{name}_{axis}' for name in names for axis in 'yx']
     return dict(
-        offset=offset,
-        height=height,
-        width=width,
+        zip(names, geometry),
+        **_prediction('offset', offset),
+        **_prediction('mask', mask),
+        images=x.shape[0],
+        height=x.shape[2],
+        width=x.shape[3],
         out_width=offset.shape[3],
         pixels=offset.shape[2:].numel(),
-        offset_n=offset_n,
-        offset_c=offset_c,
-        offset_y=offset_y,
-        offset_x=offset_x,
         TAPS=weight.shape[3:].numel(),
-        GEOMETRY=(weight.shape[4], *geometry),
-        SUM=triton_dtype(_sum_dtype(*tensors)),
+        COLUMNS=weight.shape[4],
+        SUM=triton_dtype(accumulation_dtype(*tensors)),
         INDEX=index_dtype(*tensors),
     )
 
 
-def _of_mask(mask: Optional[Tensor]) -> dict:
-    strides = (0, 0, 0, 0) if mask is None else mask.stride()
-    names = ('mask_n', 'mask_c', 'mask_y', 'mask_x')
-    return dict(zip(names, strides), mask=mask)
+def _tile(x: Tensor, most_blocks: int, warps: int, whole: bool) -> dict:
+    """How channels are cut into blocks, equally many for each program or
+    ``whole`` for one; and the rows of a program."""
+    channels = x.shape[1]
+    most_blocks = min(most_blocks, MOST_BLOCK_BYTES // x.element_size())
+    block = power_of_two(channels, BLOCK_CHANNELS)
+    while whole and channels > most_blocks * block:
+        block *= 2
+    blocks = triton.cdiv(channels, block)
+    return dict(
+        CHANNELS=channels,
+        ROWS=max(BLOCK // block, 1) * warps,
+        BLOCK_C=block,
+        BLOCKS=max(k for k in range(1, most_blocks + 1) if blocks % k == 0),
+        num_warps=warps,
+    )
 
 
-def _tile(rows: int, channels: int, block: int, name: str) -> dict:
-    """Rows and channels of a tile, and its warps."""
-    block = power_of_two(channels, block)
-    rows = power_of_two(rows, max(TILE // block, 1))
-    warps = rows * block // (32 * PER_THREAD)
-    return {name: rows, 'BLOCK_C': block, 'num_warps': max(1, warps)}
+def _parts(tile: dict) -> int:
+    return triton.cdiv(tile['CHANNELS'], tile['BLOCKS'] * tile['BLOCK_C'])
 
 
 def forward(
@@ -410,27 +483,18 @@ def forward(
 
     ``geometry`` is stride, padding and dilation, height before width each.
     """
-    n, channels = x.shape[:2]
     out = empty_rows(x, offset.shape[2:])
-    x = _rows(x)
-    common = _common(x, offset, weight, (bias, mask), geometry)
-    tile = _tile(common['pixels'], channels, TILE_CHANNELS, 'BLOCK_P')
-    programs = (
-        n
-        * triton.cdiv(common['pixels'], tile['BLOCK_P'])
-        * triton.cdiv(channels, tile['BLOCK_C'])
-    )
+    common = _common(x, offset, weight, mask, geometry, bias)
+    tile = _tile(x, MOST_BLOCKS, WARPS, whole=False)
     launch(
         _forward,
-        programs,
-        x,
-        image=x,
+        len(x) * _parts(tile) * triton.cdiv(common['pixels'], tile['ROWS']),
+        common['offset'],
+        image=_rows(x),
         weight=_by_channel(weight),
         bias=None if bias is None else bias.contiguous(),
         out=out,
-        CHANNELS=channels,
         **common,
-        **_of_mask(mask),
         **tile,
     )
     return out
@@ -451,32 +515,25 @@ def backward_of_sampling(
     of_mask = (
         offset.new_empty(0) if mask is None else mask.new_empty(mask.shape)
     )
-    x, grad = _rows(x), _rows(grad)
-    common = _common(x, offset, weight, (grad, mask), geometry)
+    common = _common(x, offset, weight, mask, geometry, grad)
     chunks = triton.cdiv(common['pixels'], CHUNK)
     of_weight = x.new_empty(
         (n, chunks, common['TAPS'], channels),
-        dtype=_sum_dtype(grad, x, offset, weight, mask),
+        dtype=accumulation_dtype(grad, x, offset, weight, mask),
     )
-    block = power_of_two(channels, channels * 2)
-    block = max(block // 4, min(block, 16))
-    tile = _tile(min(common['pixels'], CHUNK), channels, block, 'BLOCK_P')
-    programs = n * chunks * common['TAPS']
     launch(
         _sampling_gradient,
-        programs,
-        x,
-        grad=grad,
-        image=x,
+        of_weight[..., 0].numel(),
+        common['offset'],
+        grad=_rows(grad),
+        image=_rows(x),
         weight=_by_channel(weight),
         of_offset=of_offset,
         of_mask=of_mask,
         of_weight=of_weight,
-        CHANNELS=channels,
         CHUNK=CHUNK,
         **common,
-        **_of_mask(mask),
-        **tile,
+        **_tile(x, MOST_BLOCKS, 1, whole=True),
     )
     of_weight = of_weight.sum(1) if chunks > 1 else of_weight[:, 0]
     result = weight.new_empty(weight.shape)
@@ -484,18 +541,23 @@ def backward_of_sampling(
     return of_offset, result, of_mask
 
 
-def _sort(
-    offset: Tensor, common: dict, images: int, samples: int
-) -> tuple[Tensor, Tensor]:
+def _sort(common: dict) -> tuple[Tensor, Tensor]:
     """Samples ordered by :func:`_keys`, and where each key's run starts."""
-    keys = images * (common['height'] + 2) * (common['width'] + 2)
-    key = offset.new_empty(
+    images, pixels = common['images'], common['pixels']
+    keys = images * (common['height'] + 1) * (common['width'] + 1)
+    samples = images * pixels * common['TAPS']
+    key = common['offset'].new_empty(
         samples, dtype=torch.int32 if keys < 2**31 else torch.int64
     )
-    block = power_of_two(samples, TILE)
-    programs = triton.cdiv(samples, block)
+    programs = triton.cdiv(samples, BLOCK)
     launch(
-        _keys, programs, key, key=key, samples=samples, BLOCK=block, **common
+        _keys,
+        programs,
+        common['offset'],
+        key=key,
+        ROWS=BLOCK,
+        num_warps=1,
+        **common,
     )
     key, order = key.sort(stable=True)
     every_key = torch.arange(keys + 1, dtype=key.dtype, device=key.device)
@@ -511,26 +573,24 @@ def backward_of_map(
     geometry: list[int],
 ) -> Tensor:
     """Gradient of ``x`` in its dtype, in channels_last memory format."""
-    n, channels = x.shape[:2]
-    out = empty_rows(x, x.shape[2:])
-    grad = _rows(grad)
-    common = _common(x, offset, weight, (grad, mask), geometry)
-    tile = _tile(TILE_SAMPLES, channels, TILE_CHANNELS, 'BLOCK_S')
-    programs = x[:, 0].numel() * triton.cdiv(channels, tile['BLOCK_C'])
-    if programs:
-        order, starts = _sort(offset, common, n, offset.numel() // 2)
-        launch(
-            _image_gradient,
-            programs,
-            x,
-            grad=grad,
-            weight=_by_channel(weight),
-            order=order,
-            starts=starts,
-            out=out,
-            CHANNELS=channels,
-            **common,
-            **_of_mask(mask),
-            **tile,
-        )
-    return out
+    n, channels, height, width = x.shape
+    common = _common(x, offset, weight, mask, geometry, grad)
+    tile = _tile(x, MOST_CORNER_BLOCKS, 1, whole=False)
+    sums = x.new_empty(
+        (4, n, height, width, channels),
+        dtype=accumulation_dtype(grad, x, offset, weight, mask),
+    )
+    order, starts = _sort(common)
+    launch(
+        _corner_sums,
+        (len(starts) - 1) * _parts(tile),
+        common['offset'],
+        grad=_rows(grad),
+        weight=_by_channel(weight),
+        order=order,
+        starts=starts,
+        sums=sums,
+        **common,
+        **tile,
+    )
+    return sums.sum(0).permute(0, 3, 1, 2).to(x.dtype)

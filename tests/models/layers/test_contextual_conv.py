@@ -2,6 +2,7 @@
 
 import copy
 import itertools
+import sys
 
 import pytest
 import torch
@@ -18,6 +19,7 @@ from mmctx.models.layers.pooling import (
     sizes_without_padding,
 )
 
+contextual_deform_conv = sys.modules['mmctx.ops.contextual_deform_conv']
 LN = dict(type='LN', eps=1e-6)
 #: Channels in and out, kernel, and the rest of a convolution.
 GEOMETRIES = {
@@ -199,6 +201,35 @@ def test_an_image_does_not_depend_on_the_others(geometry):
     for i in range(3):
         alone = conv(x[i : i + 1], context[i : i + 1])
         torch.testing.assert_close(alone[0], whole[i], rtol=1e-4, atol=1e-5)
+
+
+@geometries
+@pytest.mark.parametrize('dtype', [torch.float32, torch.float64])
+def test_autocast_casts_as_for_an_ordinary_convolution(
+    geometry, dtype, monkeypatch
+):
+    """The feature map and the weights, but not where they are sampled."""
+    conv = make_conv(geometry).to(dtype)
+    x, context = (v.to(dtype) for v in make_input(geometry))
+    exact = conv(x, context)
+    expected = torch.bfloat16 if dtype == torch.float32 else dtype
+    dtypes = {}
+
+    def spy(x, offset, weight, bias, mask, *geometry):
+        dtypes.update(x=x.dtype, weight=weight.dtype)
+        dtypes.update(offset=offset.dtype, mask=mask.dtype)
+        return operator(x, offset, weight, bias, mask, *geometry)
+
+    operator = contextual_deform_conv.contextual_deform_conv
+    monkeypatch.setattr(contextual_deform_conv, 'contextual_deform_conv', spy)
+    with torch.autocast('cpu', torch.bfloat16):
+        out = conv(x, context)
+        ordinary = nn.Conv2d.forward(conv, x)
+    assert out.dtype == ordinary.dtype == dtypes['x'] == expected
+    assert dtypes['weight'] == expected
+    assert dtypes['offset'] == dtypes['mask'] == dtype
+    tolerance = 0.02 if expected == torch.bfloat16 else 1e-6
+    assert (out - exact).norm() < tolerance * exact.norm()
 
 
 def test_padding_can_be_left_out_of_the_mean():
