@@ -78,14 +78,7 @@ def test_every_kernel_compiles(target, compiled):
         assert 0 < variant.resources['registers'] <= 512
 
 
-SPILLS = pytest.mark.xfail(
-    strict=True, reason='_sampling_gradient of 768 channels spills on sm_80'
-)
-
-
-@pytest.mark.parametrize(
-    'target', [pytest.param('sm_80', marks=SPILLS), 'sm_90', 'gfx942']
-)
+@pytest.mark.parametrize('target', ['sm_80', 'sm_90', 'gfx942'])
 def test_no_kernel_spills_registers(target, compiled):
     for variant in compiled(target).values():
         assert variant.resources['spills'] == 0, variant.name
@@ -109,18 +102,7 @@ def test_kernels_load_several_elements_at_once(compiled):
 
 
 @pytest.mark.parametrize('padded', [True, False])
-@pytest.mark.parametrize(
-    'name',
-    [
-        'CoTNet',
-        pytest.param(
-            'ContextualConvNeXt',
-            marks=pytest.mark.xfail(
-                strict=True, reason='varying strides make new variants (F8)'
-            ),
-        ),
-    ],
-)
+@pytest.mark.parametrize('name', WITH_KERNELS)
 def test_varying_sizes_need_few_variants(name, padded):
     """60 iterations: gpu_estimate.py --vary-sizes; here a part of them."""
     args = Namespace(target='sm_90', vary_sizes=6, no_padding=not padded)
