@@ -19,7 +19,7 @@ from torch import Tensor
 
 TRITON_DTYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 #: The first version that compiles the kernels, and the PyTorch it comes with.
-OLDEST_TRITON, ITS_TORCH = (3, 4), '2.8'
+OLDEST_TRITON, ITS_TORCH = (3, 3), '2.7'
 
 _launcher: Optional[Callable] = None
 _failed: set[str] = set()

@@ -78,22 +78,19 @@ def test_every_kernel_compiles(target, compiled):
         assert 0 < variant.resources['registers'] <= 512
 
 
-SPILLS = pytest.mark.xfail(
-    strict=True, reason='_sampling_gradient of 768 channels spills on sm_80'
-)
-
-
-@pytest.mark.parametrize(
-    'target', [pytest.param('sm_80', marks=SPILLS), 'sm_90', 'gfx942']
-)
+@pytest.mark.parametrize('target', ['sm_80', 'sm_90', 'gfx942'])
 def test_no_kernel_spills_registers(target, compiled):
     for variant in compiled(target).values():
         assert variant.resources['spills'] == 0, variant.name
 
 
+#: They read offsets, a bias for each tap, and statistics.
+NARROW = ('_keys', '_moments', '_scale_and_shift')
+
+
 def test_kernels_load_several_elements_at_once(compiled):
     for name, variant in compiled('sm_90').items():
-        if name == '_keys':  # reads offsets alone
+        if name in NARROW:
             continue
         bits = {
             int(kind[4:]): count * int(kind[4:])
@@ -106,9 +103,6 @@ def test_kernels_load_several_elements_at_once(compiled):
 
 @pytest.mark.parametrize('padded', [True, False])
 @pytest.mark.parametrize('name', WITH_KERNELS)
-@pytest.mark.xfail(
-    strict=True, reason='strides of varying sizes make new variants (F8)'
-)
 def test_varying_sizes_need_few_variants(name, padded):
     """60 iterations: gpu_estimate.py --vary-sizes; here a part of them."""
     args = Namespace(target='sm_90', vary_sizes=6, no_padding=not padded)
@@ -148,9 +142,6 @@ def test_nothing_forbids_the_capture_of_a_training_step(name):
 
 FLOAT32_NORMS = 'autocast runs layer and group norms in float32 (O1)'
 FLOAT32_COPIES = {
-    'CoTNet': FLOAT32_NORMS,
-    'CoTNeXt': FLOAT32_NORMS,
-    'SECoTNetD': FLOAT32_NORMS,
     'CoaT': FLOAT32_NORMS,
     'CoaT parallel': FLOAT32_NORMS,
     'Container': FLOAT32_NORMS,

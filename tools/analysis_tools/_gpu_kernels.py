@@ -19,14 +19,16 @@ from triton.runtime import JITFunction, driver
 from mmctx.engine import cli
 
 #: Iterations of a kernel's loops, each, per program, from its arguments: what
-#: the machine code cannot say. The samples that read a pixel are spread over
-#: two loops; there are four times as many as taps if none lies outside.
+#: the machine code cannot say. A pixel is the upper left one of as many samples
+#: as there are taps, if none lies outside.
 ITERATIONS = {
+    '_aggregate': lambda a: a['KERNEL'],
+    '_weight_gradient': lambda a: a['KERNEL'],
     '_forward': lambda a: a['TAPS'],
     '_sampling_gradient': lambda a: (
-        a['pixels'] / -(-a['pixels'] // a['CHUNK']) / a['BLOCK_P']
+        a['pixels'] / -(-a['pixels'] // a['CHUNK']) / a['ROWS']
     ),
-    '_image_gradient': lambda a: -(-2 * a['TAPS'] // a['BLOCK_S']),
+    '_corner_sums': lambda a: -(-a['TAPS'] // a['ROWS']),
 }
 _BINARIES = Path(triton.__file__).parent / 'backends/nvidia/bin'
 _INSTRUCTION = re.compile(
