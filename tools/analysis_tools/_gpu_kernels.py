@@ -19,8 +19,8 @@ from triton.runtime import JITFunction, driver
 from mmctx.engine import cli
 
 #: Iterations of a kernel's loops, each, per program, from its arguments: what
-#: the machine code cannot say. A pixel is the upper left one of as many samples
-#: as there are taps, if none lies outside.
+#: the machine code cannot say. A pixel is the upper left one of as many
+#: samples as there are taps, if none lies outside.
 ITERATIONS = {
     '_aggregate': lambda a: a['KERNEL'],
     '_weight_gradient': lambda a: a['KERNEL'],
