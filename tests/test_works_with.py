@@ -78,7 +78,10 @@ def test_detector(name):
     with DefaultScope.overwrite_default_scope('mmdet'):
         detector = DETECTORS.build(cfg.model).train()
         inputs = demo_mm_inputs(
-            2, [(3, 128, 96)] * 2, num_classes=3, with_mask=True
+            2,
+            [(3, 128, 96)] * 2,
+            num_classes=3,
+            with_mask='mask' in name or 'solo' in name,
         )
         MessageHub.get_current_instance().update_info('iter', 0)
         data = detector.data_preprocessor(inputs, training=True)
