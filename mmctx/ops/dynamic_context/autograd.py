@@ -21,7 +21,7 @@ def _empty_output(value, *args):
 
 def _empty_gradients(grad, value, weight, bias, gamma, beta, *args):
     params = (x.new_empty(x.shape) for x in (bias, gamma, beta))
-    return [torch.empty_like(value), torch.empty_like(weight), *params]
+    return (torch.empty_like(value), torch.empty_like(weight), *params)
 
 
 @torch.library.custom_op('mmctx::normed_aggregation', mutates_args=())
@@ -58,12 +58,11 @@ def _backward(
     kernel_size: int,
     dilation: int,
     heads: int,
-) -> list[Tensor]:
-    grads = kernels().backward(
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+    return kernels().backward(
         grad, value, weight, bias, gamma, beta, eps, kernel_size, dilation,
         heads,
     )  # fmt: skip
-    return list(grads)
 
 
 normed_aggregation.register_fake(_empty_output)
@@ -71,7 +70,7 @@ _backward.register_fake(_empty_gradients)
 
 
 def _gradients(needed, *inputs):
-    return tuple(_backward(*inputs))
+    return _backward(*inputs)
 
 
 register_gradients(
