@@ -71,7 +71,7 @@ def parse_args(argv=None):
 
 
 def paint(cfg, args):
-    """Switches the host's visualization hook on."""
+    """Switches the visualization hook of the OpenMMLab library on."""
     hook = cfg.get('default_hooks', {}).get('visualization')
     if hook is None:
         raise cli.UserError(

@@ -146,11 +146,10 @@ def load_config(path: str, options: Optional[dict] = None) -> Config:
         UserError: There is no such file, it cannot be read, or it is written
             for a package that is not installed.
     """
+    file = _config_file(path)
     try:
-        cfg = Config.fromfile(_config_file(path))
+        cfg = Config.fromfile(file)
         _forget_scope(cfg._cfg_dict)
-    except UserError:
-        raise
     except Exception as error:
         raise UserError(
             f'cannot read config {path}: {describe(error)}'

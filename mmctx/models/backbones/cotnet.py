@@ -82,14 +82,20 @@ class BlurPool(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """(N, C, H, W) to (N, C, ceil(H / stride), ceil(W / stride))."""
         d = self.dilation
-        for dim in (2, 3):
-            # Reflections among every d-th pixel.
-            end = x.shape[dim] - 2 * d
-            parts = x.narrow(dim, d, d), x, x.narrow(dim, end, d)
-            x = torch.cat(parts, dim)
+        if d == 1:
+            x = F.pad(x, (1, 1, 1, 1), mode='reflect')
+        else:
+            x = self._reflect(self._reflect(x, 2), 3)
         return F.conv2d(
             x, self.kernel, None, self.stride, 0, d, groups=x.shape[1]
         )
+
+    def _reflect(self, x: Tensor, dim: int) -> Tensor:
+        """Pad by reflections among every d-th pixel."""
+        d = self.dilation
+        end = x.shape[dim] - 2 * d
+        parts = x.narrow(dim, d, d), x, x.narrow(dim, end, d)
+        return torch.cat(parts, dim)
 
 
 @register(MODELS)

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from ..local_aggregation.triton import (
     FEW_VARIANTS,
-    launch,
+    launch_tiles,
     partial_sums,
     place,
     position,
@@ -25,8 +25,7 @@ from ..local_aggregation.triton import (
 from ..local_aggregation.triton import (
     forward as aggregate,
 )
-from ..triton_support import launch as start
-from ..triton_support import triton_dtype
+from ..triton_support import launch, triton_dtype
 
 
 @triton.jit(**FEW_VARIANTS)
@@ -111,7 +110,7 @@ def _scale_and_shift(
 
 def _sum_moments(value, weight, bias, heads) -> Tensor:
     partial = partial_sums(value, weight, 2)
-    launch(_moments, (value,), (weight,), (bias, partial), heads, 1)
+    launch_tiles(_moments, (value,), (weight,), (bias, partial), heads, 1)
     return partial
 
 
@@ -121,7 +120,7 @@ def _affine(partial, weight, bias, eps, gamma=None, beta=None):
     n, groups, taps = weight.shape[:3]
     out = partial.new_empty(2, n, taps, groups)
     if out.numel() and weight.numel():
-        start(
+        launch(
             _scale_and_shift, (n, triton.cdiv(groups, 8)), weight,
             partial, weight, bias, gamma, beta, *out, partial.shape[1],
             groups, weight.shape[2:].numel(), eps, *weight.stride()[:2],
@@ -132,17 +131,9 @@ def _affine(partial, weight, bias, eps, gamma=None, beta=None):
 
 
 def forward(
-    value: Tensor,
-    weight: Tensor,
-    bias: Tensor,
-    gamma: Tensor,
-    beta: Tensor,
-    eps: float,
-    kernel_size: int,
-    dilation: int,
-    heads: int,
-    norms: tuple = (None,) * 4,
-) -> Tensor:
+    value, weight, bias, gamma, beta, eps, kernel_size, dilation, heads,
+    norms=(None,) * 4,
+) -> Tensor:  # fmt: skip
     """Output of the operator; arguments as of the reference.
 
     ``norms`` are as of :func:`mmctx.ops.local_aggregation.triton.forward`.
@@ -155,16 +146,7 @@ def forward(
 
 
 def backward(
-    grad: Tensor,
-    value: Tensor,
-    weight: Tensor,
-    bias: Tensor,
-    gamma: Tensor,
-    beta: Tensor,
-    eps: float,
-    kernel_size: int,
-    dilation: int,
-    heads: int,
+    grad, value, weight, bias, gamma, beta, eps, kernel_size, dilation, heads
 ) -> tuple[Tensor, ...]:
     """Gradients of all tensors, in their dtypes and memory formats."""
     partial = _sum_moments(value, weight, bias, heads)

@@ -40,11 +40,9 @@ from torch import Tensor
 from ..precision import accumulation_dtype
 from ..triton_support import (
     index_dtype,
+    launch,
     power_of_two,
     triton_dtype,
-)
-from ..triton_support import (
-    launch as start,
 )
 
 #: Sides of a tile: rows x columns, and bytes of channels, of channels_last
@@ -388,7 +386,7 @@ def partial_sums(x: Tensor, weight: Tensor, *shape: int) -> Tensor:
     return x.new_empty((len(x), tiles, *shape, groups), dtype=dtype)
 
 
-def launch(
+def launch_tiles(
     kernel, maps: tuple, tensors: tuple, others: tuple, heads: int,
     dilation: int, **flags,
 ):  # fmt: skip
@@ -410,7 +408,7 @@ def launch(
         * triton.cdiv(height, tile['BLOCK_Y'])
         * triton.cdiv(width, tile['BLOCK_X'])
     )
-    start(
+    launch(
         kernel,
         programs,
         maps[-1],
@@ -449,7 +447,7 @@ def forward(
     batch norms of value and output, and their eps. SiLU follows them.
     """
     out = torch.empty_like(value)
-    launch(
+    launch_tiles(
         _aggregate, (value, out), (value, weight, out), (*affine, *norms),
         heads,
         dilation, TRANSPOSED=False,
@@ -460,7 +458,7 @@ def forward(
 def value_gradient(grad, value, weight, dilation, heads, affine=(None, None)):
     """Gradient of the value, in its dtype and memory format."""
     out = torch.empty_like(value)
-    launch(
+    launch_tiles(
         _aggregate, (grad, out), (grad, weight, out), (*affine, *(None,) * 4),
         heads, dilation,
         TRANSPOSED=True,
@@ -473,7 +471,7 @@ def weight_gradient(
 ) -> None:
     """Write :func:`_weight_gradient` to ``out``, or to the first of its
     ``others``: partial, scale, shift and factor."""
-    launch(
+    launch_tiles(
         _weight_gradient, (grad, value), (grad, value, weight, out), others,
         heads, dilation,
     )  # fmt: skip
