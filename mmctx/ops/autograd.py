@@ -6,7 +6,36 @@ from typing import Any, Optional
 import torch
 from torch import Tensor
 
+from .triton_support import reference_if_unbuilt
+
 Gradients = tuple[Optional[Tensor], ...]
+
+
+def custom_operator(
+    signature: str,
+    function: Callable,
+    empty: Callable,
+    reference: Optional[Callable] = None,
+) -> torch.library.CustomOpDef:
+    """Make an operator of PyTorch, which compilers take as a whole.
+
+    Args:
+        signature (str): Name, inputs and outputs, as
+            ``'name(Tensor x, int k) -> Tensor'``.
+        function (Callable): Computes it.
+        empty (Callable): The results without their values, which says how
+            they are laid out.
+        reference (Callable, optional): Computes the same, if ``function`` runs
+            kernels that may fail to build. Defaults to None.
+    """
+    if reference is not None:
+        function = reference_if_unbuilt(reference, empty)(function)
+    name, schema = signature.split('(', 1)
+    operator = torch.library.custom_op(
+        f'mmctx::{name}', function, mutates_args=(), schema=f'({schema}'
+    )
+    operator.register_fake(empty)
+    return operator
 
 
 def register_gradients(

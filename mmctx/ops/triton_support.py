@@ -9,6 +9,7 @@ import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import wraps
+from importlib import import_module
 from importlib.util import find_spec
 from math import prod
 from pathlib import Path
@@ -164,6 +165,20 @@ def launch(
             stacklevel=2,
         )
         raise KernelError(name) from error
+
+
+def at_first_use(
+    package: str, *names: str, module: str = 'triton'
+) -> tuple[Callable, ...]:
+    """Functions of a module of an operator, which is imported when called."""
+
+    def of(name: str) -> Callable:
+        def run(*args: Any) -> Any:
+            return getattr(import_module(f'.{module}', package), name)(*args)
+
+        return run
+
+    return tuple(of(name) for name in names)
 
 
 def reference_if_unbuilt(

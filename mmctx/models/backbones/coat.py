@@ -113,11 +113,7 @@ class SerialBlock(nn.Module):
     """
 
     def __init__(
-        self,
-        channels: int,
-        mlp_ratio: float,
-        norm_cfg: dict,
-        drop_path: float,
+        self, channels: int, mlp_ratio: float, norm_cfg: dict, drop_path: float
     ) -> None:
         super().__init__()
         self.norm1 = TokenNorm(channels, norm_cfg)

@@ -151,10 +151,7 @@ class WeightPredictor(nn.Module):
         self.fc2 = ZeroLinear(hidden, self.shape[0] * shape[1:].numel())
 
     def forward(
-        self,
-        x: Tensor,
-        context: Optional[Tensor] = None,
-        valid: Optional[Tensor] = None,
+        self, x: Tensor, context: Optional[Tensor], valid: Optional[Tensor]
     ) -> Tensor:
         """(N, C, H, W), (N, C_ctx) and valid sizes to (N, offsets)."""
         mean = global_mean(x, valid)

@@ -1,46 +1,34 @@
 """The custom operators of the interface, and their gradients."""
 
-import importlib
-
-# Of sequences of int, torch.library knows only typing's before torch 2.6.
-from typing import Optional, Sequence  # noqa: UP035
-
-import torch
-from torch import Tensor
-
-from ..autograd import gradients_of, register_gradients
+from ..autograd import custom_operator, gradients_of, register_gradients
 from ..precision import accumulation_dtype
-from ..triton_support import empty_rows, reference_if_unbuilt
-from . import cpu
+from ..triton_support import at_first_use, empty_rows
 from .reference import contextual_deform_conv_reference, contract_reference
 
 
-@torch.library.custom_op('mmctx::contextual_contract', mutates_args=())
-def contract(
-    rows: Tensor, index: Tensor, corner: Tensor, weight: Tensor
-) -> Tensor:
-    """As ``contract_reference``, on a CPU."""
-    return cpu.forward(rows, index, corner, weight)
-
-
-@torch.library.custom_op(
-    'mmctx::contextual_contract_backward', mutates_args=()
-)
-def _contract_backward(
-    grad: Tensor, rows: Tensor, index: Tensor, corner: Tensor, weight: Tensor
-) -> tuple[Tensor, Tensor, Tensor]:
-    return cpu.backward(grad, rows, index, corner, weight)
-
-
-@contract.register_fake
-def _(rows, index, corner, weight):
+def _empty_contraction(rows, index, corner, weight):
     n, groups, channels = weight.shape[:3]
     return rows.new_empty(n, index.shape[2], groups * channels)
 
 
-@_contract_backward.register_fake
-def _(grad, rows, index, corner, weight):
+def _empty_gradients_of_contract(grad, rows, index, corner, weight):
     return tuple(x.new_empty(x.shape) for x in (rows, corner, weight))
+
+
+_contract, _contract_gradients = at_first_use(
+    __package__, 'forward', 'backward', module='cpu'
+)
+_ROWS = 'Tensor rows, Tensor index, Tensor corner, Tensor weight'
+#: As ``contract_reference``, on a CPU.
+contract = custom_operator(
+    f'contextual_contract({_ROWS}) -> Tensor', _contract, _empty_contraction
+)
+_contract_backward = custom_operator(
+    f'contextual_contract_backward(Tensor grad, {_ROWS})'
+    ' -> (Tensor, Tensor, Tensor)',
+    _contract_gradients,
+    _empty_gradients_of_contract,
+)
 
 
 def _gradients_of_contract(needed, grad, *inputs):
@@ -51,9 +39,9 @@ def _gradients_of_contract(needed, grad, *inputs):
 register_gradients(contract, _gradients_of_contract, contract_reference)
 
 
-def _kernels():
-    """Import Triton at its first use."""
-    return importlib.import_module('.triton', __package__)
+_forward, _map_gradient, _sampling_gradients = at_first_use(
+    __package__, 'forward', 'backward_of_map', 'backward_of_sampling'
+)
 
 
 def _depthwise_reference(x, offset, weight, bias, mask, geometry):
@@ -71,62 +59,36 @@ def _empty_output(x, offset, weight, bias, mask, geometry):
     return empty_rows(x, offset.shape[2:])
 
 
-def _empty_gradient_of_map(grad, x, offset, weight, mask, geometry):
+def _empty_map_gradient(grad, x, offset, weight, mask, geometry):
     return empty_rows(x, x.shape[2:])
 
 
-def _empty_gradients_of_sampling(grad, x, offset, weight, mask, geometry):
+def _empty_sampling_gradients(grad, x, offset, weight, mask, geometry):
     of_mask = offset.new_empty(0) if mask is None else mask
     return tuple(v.new_empty(v.shape) for v in (offset, weight, of_mask))
 
 
-@torch.library.custom_op('mmctx::contextual_depthwise_conv', mutates_args=())
-@reference_if_unbuilt(_depthwise_reference, _empty_output)
-def depthwise(
-    x: Tensor,
-    offset: Tensor,
-    weight: Tensor,
-    bias: Optional[Tensor],
-    mask: Optional[Tensor],
-    geometry: Sequence[int],
-) -> Tensor:
-    """The depth-wise operator as Triton kernels.
-
-    ``geometry`` is stride, padding and dilation, height before width each.
-    """
-    return _kernels().forward(x, offset, weight, bias, mask, geometry)
-
-
-@torch.library.custom_op(
-    'mmctx::contextual_depthwise_conv_backward_of_map', mutates_args=()
+# geometry: stride, padding and dilation, height before width each.
+_INPUTS = (
+    '(Tensor grad, Tensor x, Tensor offset, Tensor weight, Tensor? mask, '
+    'int[] geometry)'
 )
-@reference_if_unbuilt(gradients_of(_without_bias, 0), _empty_gradient_of_map)
-def _backward_of_map(
-    grad: Tensor, x: Tensor, offset: Tensor, weight: Tensor,
-    mask: Optional[Tensor], geometry: Sequence[int],
-) -> Tensor:  # fmt: skip
-    return _kernels().backward_of_map(grad, x, offset, weight, mask, geometry)
-
-
-@torch.library.custom_op(
-    'mmctx::contextual_depthwise_conv_backward_of_sampling', mutates_args=()
-)
-@reference_if_unbuilt(
-    gradients_of(_without_bias, 1, 2, 3), _empty_gradients_of_sampling
-)
-def _backward_of_sampling(
-    grad: Tensor, x: Tensor, offset: Tensor, weight: Tensor,
-    mask: Optional[Tensor], geometry: Sequence[int],
-) -> tuple[Tensor, Tensor, Tensor]:  # fmt: skip
-    kernels = _kernels()
-    return kernels.backward_of_sampling(
-        grad, x, offset, weight, mask, geometry
-    )
-
-
-depthwise.register_fake(_empty_output)
-_backward_of_map.register_fake(_empty_gradient_of_map)
-_backward_of_sampling.register_fake(_empty_gradients_of_sampling)
+#: The depth-wise operator as Triton kernels.
+depthwise = custom_operator(
+    'contextual_depthwise_conv(Tensor x, Tensor offset, Tensor weight, '
+    'Tensor? bias, Tensor? mask, int[] geometry) -> Tensor',
+    _forward, _empty_output, _depthwise_reference,
+)  # fmt: skip
+_backward_of_map = custom_operator(
+    f'contextual_depthwise_conv_backward_of_map{_INPUTS} -> Tensor',
+    _map_gradient, _empty_map_gradient, gradients_of(_without_bias, 0),
+)  # fmt: skip
+_backward_of_sampling = custom_operator(
+    f'contextual_depthwise_conv_backward_of_sampling{_INPUTS}'
+    ' -> (Tensor, Tensor, Tensor)',
+    _sampling_gradients, _empty_sampling_gradients,
+    gradients_of(_without_bias, 1, 2, 3),
+)  # fmt: skip
 
 
 def _gradients_of_depthwise(

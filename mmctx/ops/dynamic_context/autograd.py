@@ -1,18 +1,18 @@
 """The custom operators of the interface, and their gradients."""
 
 import torch
-from torch import Tensor
 
-from ..autograd import gradients_of, register_gradients
-from ..triton_support import reference_if_unbuilt
+from ..autograd import custom_operator, gradients_of, register_gradients
+from ..triton_support import at_first_use
 from .reference import normed_aggregation_reference
 
+_INPUTS = (
+    'Tensor value, Tensor weight, Tensor bias, Tensor gamma, Tensor beta, '
+    'float eps, int kernel_size, int dilation, int heads'
+)
 
-def kernels():
-    """Imports Triton at its first use."""
-    from . import triton
 
-    return triton
+forward, _backward = at_first_use(__package__, 'forward', 'backward')
 
 
 def _empty_output(value, *args):
@@ -24,53 +24,21 @@ def _empty_gradients(grad, value, weight, bias, gamma, beta, *args):
     return (torch.empty_like(value), torch.empty_like(weight), *params)
 
 
-@torch.library.custom_op('mmctx::normed_aggregation', mutates_args=())
-@reference_if_unbuilt(normed_aggregation_reference, _empty_output)
-def normed_aggregation(
-    value: Tensor,
-    weight: Tensor,
-    bias: Tensor,
-    gamma: Tensor,
-    beta: Tensor,
-    eps: float,
-    kernel_size: int,
-    dilation: int,
-    heads: int,
-) -> Tensor:
-    """As :func:`.reference.normed_aggregation_reference`, by kernels."""
-    return kernels().forward(
-        value, weight, bias, gamma, beta, eps, kernel_size, dilation, heads
-    )
-
-
-@torch.library.custom_op('mmctx::normed_aggregation_backward', mutates_args=())
-@reference_if_unbuilt(
-    gradients_of(normed_aggregation_reference, *range(5)), _empty_gradients
-)
-def _backward(
-    grad: Tensor,
-    value: Tensor,
-    weight: Tensor,
-    bias: Tensor,
-    gamma: Tensor,
-    beta: Tensor,
-    eps: float,
-    kernel_size: int,
-    dilation: int,
-    heads: int,
-) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
-    return kernels().backward(
-        grad, value, weight, bias, gamma, beta, eps, kernel_size, dilation,
-        heads,
-    )  # fmt: skip
-
-
-normed_aggregation.register_fake(_empty_output)
-_backward.register_fake(_empty_gradients)
+#: As :func:`.reference.normed_aggregation_reference`, by kernels.
+normed_aggregation = custom_operator(
+    f'normed_aggregation({_INPUTS}) -> Tensor',
+    forward, _empty_output, normed_aggregation_reference,
+)  # fmt: skip
+_normed_backward = custom_operator(
+    f'normed_aggregation_backward(Tensor grad, {_INPUTS})'
+    ' -> (Tensor, Tensor, Tensor, Tensor, Tensor)',
+    _backward, _empty_gradients,
+    gradients_of(normed_aggregation_reference, *range(5)),
+)  # fmt: skip
 
 
 def _gradients(needed, *inputs):
-    return _backward(*inputs)
+    return _normed_backward(*inputs)
 
 
 register_gradients(

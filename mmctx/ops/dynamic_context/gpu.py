@@ -17,7 +17,7 @@ from torch import Tensor
 from ..dispatch import refuse_custom_operator, refuse_layers
 from ..folding import refuse_norm
 from ..triton_support import KernelError, refuse_triton
-from .autograd import kernels, normed_aggregation
+from .autograd import forward, normed_aggregation
 
 
 def refuse(
@@ -113,7 +113,7 @@ def dynamic_context(
     if _are_fixed(value, norm, act):
         norms = value[1], norm
         with suppress(KernelError):
-            return kernels().forward(
+            return forward(
                 value[0](x), weight, *options,
                 (*map(_statistics, norms), *(norm.eps for norm in norms)),
             )  # fmt: skip

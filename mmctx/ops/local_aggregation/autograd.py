@@ -5,20 +5,32 @@ import importlib
 import torch
 from torch import Tensor
 
-from ..autograd import gradients_of, register_gradients
-from ..triton_support import reference_if_unbuilt
+from ..autograd import custom_operator, gradients_of, register_gradients
 from .reference import local_aggregation_reference
 
+_INPUTS = (
+    'Tensor value, Tensor weight, int kernel_size, int dilation, int heads, '
+    'str backend'
+)
 
-def _module(backend: str):
-    """The module of a backend; imports Triton at its first use."""
-    return importlib.import_module(f'.{backend}', __package__)
+
+def _run(function: str, *args):
+    """A function of a backend's module; imports Triton at its first use."""
+    *inputs, backend = args
+    module = importlib.import_module(f'.{backend}', __package__)
+    return getattr(module, function)(*inputs)
 
 
-def _reference(value, weight, kernel_size, dilation, heads, backend):
-    return local_aggregation_reference(
-        value, weight, kernel_size, dilation, heads
-    )
+def _forward(*args):
+    return _run('forward', *args)
+
+
+def _backward(*args):
+    return _run('backward', *args)
+
+
+def _reference(*args):
+    return local_aggregation_reference(*args[:-1])
 
 
 def _empty_like(x: Tensor, backend: str) -> Tensor:
@@ -26,48 +38,23 @@ def _empty_like(x: Tensor, backend: str) -> Tensor:
     return torch.empty_like(x) if backend == 'triton' else x.new_empty(x.shape)
 
 
-def _empty_output(value, weight, kernel_size, dilation, heads, backend):
-    return _empty_like(value, backend)
+def _empty_output(value, *args):
+    return _empty_like(value, args[-1])
 
 
 def _empty_gradients(grad, value, weight, *args):
     return _empty_like(value, args[-1]), _empty_like(weight, args[-1])
 
 
-@torch.library.custom_op('mmctx::local_aggregation', mutates_args=())
-@reference_if_unbuilt(_reference, _empty_output)
-def aggregate(
-    value: Tensor,
-    weight: Tensor,
-    kernel_size: int,
-    dilation: int,
-    heads: int,
-    backend: str,
-) -> Tensor:
-    """As the public function, by backend 'cpu' or 'triton'."""
-    return _module(backend).forward(
-        value, weight, kernel_size, dilation, heads
-    )
-
-
-@torch.library.custom_op('mmctx::local_aggregation_backward', mutates_args=())
-@reference_if_unbuilt(gradients_of(_reference, 0, 1), _empty_gradients)
-def _aggregate_backward(
-    grad: Tensor,
-    value: Tensor,
-    weight: Tensor,
-    kernel_size: int,
-    dilation: int,
-    heads: int,
-    backend: str,
-) -> tuple[Tensor, Tensor]:
-    return _module(backend).backward(
-        grad, value, weight, kernel_size, dilation, heads
-    )
-
-
-aggregate.register_fake(_empty_output)
-_aggregate_backward.register_fake(_empty_gradients)
+#: As the public function, by backend 'cpu' or 'triton'.
+aggregate = custom_operator(
+    f'local_aggregation({_INPUTS}) -> Tensor',
+    _forward, _empty_output, _reference,
+)  # fmt: skip
+_aggregate_backward = custom_operator(
+    f'local_aggregation_backward(Tensor grad, {_INPUTS}) -> (Tensor, Tensor)',
+    _backward, _empty_gradients, gradients_of(_reference, 0, 1),
+)  # fmt: skip
 
 
 def _gradients(needed, *inputs):

@@ -87,13 +87,7 @@ def _taps(
             )
 
 
-def forward(
-    value: Tensor,
-    weight: Tensor,
-    kernel_size: int,
-    dilation: int,
-    heads: int,
-) -> Tensor:
+def forward(value, weight, kernel_size, dilation, heads) -> Tensor:
     """Output of the operator; shapes as in the public function."""
     dtype = accumulation_dtype(value, weight)
     weight = _images(weight.to(dtype), heads).flatten(3)
@@ -113,12 +107,7 @@ def forward(
 
 
 def backward(
-    grad: Tensor,
-    value: Tensor,
-    weight: Tensor,
-    kernel_size: int,
-    dilation: int,
-    heads: int,
+    grad, value, weight, kernel_size, dilation, heads
 ) -> tuple[Tensor, Tensor]:
     """Gradients of value and weight, in their dtypes.
 

@@ -478,12 +478,7 @@ def weight_gradient(
 
 
 def backward(
-    grad: Tensor,
-    value: Tensor,
-    weight: Tensor,
-    kernel_size: int,
-    dilation: int,
-    heads: int,
+    grad, value, weight, kernel_size, dilation, heads
 ) -> tuple[Tensor, Tensor]:
     """Gradients of value and weight, in their dtypes and memory formats."""
     grad_value = value_gradient(grad, value, weight, dilation, heads)

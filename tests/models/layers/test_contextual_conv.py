@@ -239,7 +239,7 @@ def test_padding_can_be_left_out_of_the_mean():
     for i, (h, w) in enumerate(valid.tolist()):
         result = conv.weight_predictor(x, context, valid)[i]
         alone = conv.weight_predictor(
-            x[i : i + 1, :, :h, :w], context[i : i + 1]
+            x[i : i + 1, :, :h, :w], context[i : i + 1], None
         )
         torch.testing.assert_close(result, alone[0])
     assert not torch.allclose(conv(x, context, valid), conv(x, context))
