@@ -10,6 +10,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import tarfile
 import time
 from pathlib import Path
 
@@ -18,9 +19,12 @@ import pytest
 ROOT = Path(__file__).parents[2]
 TOOLS = [
     *('awk', 'bash', 'cat', 'cp', 'cut', 'df', 'dirname', 'env', 'grep'),
-    *('mkdir', 'mv', 'nproc', 'rm', 'sed', 'sh', 'sleep', 'tail', 'touch'),
-    'tr',
+    *('gzip', 'mkdir', 'mv', 'nproc', 'rm', 'sed', 'sh', 'sleep', 'tail'),
+    *('tar', 'touch', 'tr'),
 ]
+
+#: Sources of mmcv's operators, of which env.sh joins the first two.
+SOURCES = ['nms.cpp', 'roi_align.cpp', 'pybind.cpp', 'contour_expand.cpp']
 
 STUB = r"""#!/bin/bash
 called() { echo "$*" >>"$STUB_CALLS"; }
@@ -34,7 +38,9 @@ case "$1 $2" in
     called "pip $*"
     echo "pip says hello"
     eval "$STUB_HOOK"
-    if [[ "$*" =~ --wheel-dir\ ([^ ]+) ]]; then
+    if [[ "$*" =~ --dest\ ([^ ]+) ]]; then
+      cp "$STUB_SOURCES" "${BASH_REMATCH[1]}"
+    elif [[ "$*" =~ --wheel-dir\ ([^ ]+) ]]; then
       mkdir -p "${BASH_REMATCH[1]}"
       touch "${BASH_REMATCH[1]}/onedl_mmcv-2.3.6.whl"
     fi ;;
@@ -65,6 +71,12 @@ class Machine:
         self.bin.mkdir()
         for name in TOOLS:
             (self.bin / name).symlink_to(shutil.which(name))
+        self.sources = folder / 'onedl_mmcv-2.3.6.tar.gz'
+        with tarfile.open(self.sources, 'w:gz') as file:
+            for name in SOURCES:
+                file.addfile(
+                    tarfile.TarInfo(f'mmcv/mmcv/ops/csrc/pytorch/{name}')
+                )
         self.script('c++', '#!/bin/sh\n')
         self.script('python3', STUB)
         self.variables = {
@@ -76,6 +88,7 @@ class Machine:
             'STUB_CALLS': str(self.calls_file),
             'STUB_PRELUDE': 'import sys; sys.version_info = (3, 11, 0)\n',
             'STUB_HOOK': '',
+            'STUB_SOURCES': str(self.sources),
         }
 
     def script(self, name, text):
@@ -129,6 +142,7 @@ BUILD = [
     'build.txt',
     'torch.txt',
     'mmcv.txt',
+    'mmcv',
     'onedl_mmcv-2.3.6.whl',
     'requirements.txt',
     'check',
@@ -222,7 +236,7 @@ def test_interruption_ends_the_step_and_the_next_run_goes_on(machine):
     _, err = process.communicate(timeout=30)
     assert process.returncode == 128 + signal.SIGTERM
     assert 'goes on from this step' in err
-    assert machine.calls() == BUILD[:4]
+    assert machine.calls() == BUILD[:5]
     with pytest.raises(ProcessLookupError):
         compiler = int((machine.folder / 'started').read_text())
         for _ in range(100):
@@ -271,7 +285,7 @@ def test_changed_requirements_reuse_the_compiled_wheel(machine):
     with open(machine.checkout / 'requirements/tests.txt', 'a') as file:
         file.write('example==1.0\n')
     assert machine.run()[0] == 0
-    assert machine.calls() == BUILD[:3] + BUILD[4:]
+    assert machine.calls() == BUILD[:3] + BUILD[5:]
     assert len(list(machine.home.glob('envs/*'))) == 2
 
 
@@ -315,7 +329,7 @@ def test_environment_whose_python_is_gone_is_built_anew(machine):
     machine.calls()
     (machine.venv() / 'bin/python').unlink()
     assert machine.run()[0] == 0
-    assert machine.calls() == BUILD[:3] + BUILD[4:]
+    assert machine.calls() == BUILD[:3] + BUILD[5:]
 
 
 def without(module):
