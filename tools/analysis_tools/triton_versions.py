@@ -6,6 +6,7 @@ version that the kernels do not take, another form must stand in, with a
 warning. Needs a package index and some minutes.
 """
 
+import argparse
 import os
 import subprocess
 import sys
@@ -78,12 +79,16 @@ def check(version):
     return result.returncode == 0
 
 
-def main(arguments):
-    if arguments == [CHILD]:
+def main():
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument('versions', nargs='*', default=VERSIONS)
+    parser.add_argument(CHILD, action='store_true', help=argparse.SUPPRESS)
+    args = parser.parse_args()
+    if args.installed:
         return check_installed()
-    failed = [v for v in arguments or VERSIONS if not check(v)]
+    failed = [v for v in args.versions if not check(v)]
     return f'failed with Triton {", ".join(failed)}' if failed else None
 
 
 if __name__ == '__main__':
-    sys.exit(main(sys.argv[1:]))
+    sys.exit(main())
