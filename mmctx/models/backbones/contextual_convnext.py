@@ -195,3 +195,6 @@ class ContextualConvNeXt(ContextualCNN):
                 nn.init.trunc_normal_(module.weight, std=0.02)
                 if module.bias is not None:
                     nn.init.zeros_(module.bias)
+        # Padding would be zeros, whose norms have a gradient of 1 / sqrt(eps),
+        # one times the other.
+        nn.init.trunc_normal_(self.stem.proj.bias, std=0.02)

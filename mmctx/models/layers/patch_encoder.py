@@ -179,12 +179,18 @@ class PatchwiseTransformerEncoder(nn.Module):
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
-        """The release's initial values."""
+        """The release's initial values, but for one bias.
+
+        Padding makes tokens of zeros, whose norm has a gradient of 1 /
+        sqrt(eps), and behind another one the product: with the bias, tokens
+        differ from channel to channel before they meet a norm.
+        """
         for module in self.modules():
             if isinstance(module, nn.Linear):
                 nn.init.trunc_normal_(module.weight, std=0.02)
                 if module.bias is not None:
                     nn.init.zeros_(module.bias)
+        nn.init.trunc_normal_(self.attention.proj.bias, std=0.02)
         if self.attention.window_size is not None:
             nn.init.trunc_normal_(self.attention.bias_table, std=0.02)
 
