@@ -27,7 +27,7 @@ def refuse(x, mlp, norm=None, branch=None, scale=None) -> Optional[str]:
     if kinds == {nn.Linear}:
         if scale is not None and scale.shape != x.shape[-1:]:
             return 'the scale is not one factor per channel'
-        if type(norm) not in (type(None), nn.LayerNorm):
+        if norm is not None and not isinstance(norm, nn.LayerNorm):
             return f'the norm is a {type(norm).__name__}'
         return None
     if kinds == {nn.Conv2d} and x.dim() == 4:
