@@ -168,6 +168,21 @@ def test_no_feature_map_is_copied_to_float32(name):
     assert not casts(traced_step(name))
 
 
+@pytest.mark.parametrize('name', ['CoaT', 'CoaT parallel'])
+def test_no_weight_is_copied_for_each_image(name):
+    """Nor has it a gradient of its own for each (F4)."""
+    shapes = {p.shape for p in build_tiny(name).parameters() if p.dim() == 2}
+    per_image = {
+        (BATCH, *shape[::order])
+        for shape in shapes
+        for order in (1, -1)
+        if shape[0] != shape[1]  # as tokens of an image may be
+    }
+    for cost in traced_step(name):
+        for x in (*cost.inputs, *cost.outputs):
+            assert tuple(x.shape) not in per_image, cost
+
+
 @pytest.mark.parametrize(
     'wait',
     [

@@ -192,9 +192,13 @@ class CoaTStage(nn.Module):
 
 
 def _resize(tokens: Tokens, size: Sequence[int]) -> Tokens:
-    """Bilinear and without antialiasing, as released."""
+    """Bilinear and without antialiasing, as released.
+
+    In the dtype of the feature map, which a GPU's autocast makes float32.
+    """
     x, token = tokens
-    x = F.interpolate(x, size, mode='bilinear', align_corners=False)
+    with torch.autocast('cuda', enabled=False):
+        x = F.interpolate(x, size, mode='bilinear', align_corners=False)
     return Tokens(x, token)
 
 
