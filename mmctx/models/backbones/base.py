@@ -15,7 +15,7 @@ from mmengine.utils.dl_utils.parrots_wrapper import _BatchNorm
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
-from mmctx.models.layers.norms import refuse_norm
+from mmctx.models.layers.norms import refuse_norm, use_half_layer_norms
 from mmctx.suggestions import did_you_mean
 from mmctx.weights.fit import load_backbone
 
@@ -178,6 +178,8 @@ class ContextBackbone(BaseModule):
         norm_cfg (dict, optional): Norm layers. Defaults to those of the
             network; layer norms and norms of feature maps (N, C, H, W) cannot
             replace each other.
+        half_norms (bool): Layer norms read and write half precision under
+            autocast, which is faster on a GPU. Defaults to False.
         init_cfg (dict or list, optional): Initialisation. ``Pretrained``
             takes an ``mmctx://`` name, a released file, or a checkpoint of
             a classifier, detector or segmentor with this backbone, and with
@@ -209,6 +211,7 @@ class ContextBackbone(BaseModule):
         norm_eval: bool = False,
         with_cp: bool = False,
         norm_cfg: Optional[dict] = None,
+        half_norms: bool = False,
         init_cfg: Optional[Union[dict, list]] = None,
         **unknown: Any,
     ) -> None:
@@ -233,6 +236,7 @@ class ContextBackbone(BaseModule):
                 f'{output_stride!r}.'
             )
         self.norm_cfg = self._resolve_norm_cfg(norm_cfg)
+        self.half_norms = half_norms
         self.in_channels = in_channels
         self.out_indices = self._resolve_out_indices(out_indices)
         self.num_stages = self.out_indices[-1] + 1
@@ -492,6 +496,8 @@ class ContextBackbone(BaseModule):
         """Finish construction, once a subclass has its stem and stages."""
         self._reset_parameters()
         self._freeze_stages()
+        if self.half_norms:
+            use_half_layer_norms(self)
 
     def _reset_parameters(self) -> None:
         """Initial values that differ from PyTorch's defaults."""

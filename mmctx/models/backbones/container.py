@@ -149,6 +149,10 @@ class Container(ContextBackbone):
             ``dict(type='BN')``.
         drop_path_rate (float): Stochastic depth of the last block; it grows
             linearly from 0 at the first. Defaults to 0.
+        half_norms (bool): See :class:`ContextBackbone`. Here it concerns the
+            patch embeddings alone, but everything behind them: otherwise
+            their output, and each sum with it, is float32 under autocast.
+            Defaults to True.
         **kwargs: See :class:`ContextBackbone`.
 
     Raises:
@@ -190,6 +194,7 @@ class Container(ContextBackbone):
         arch: Union[str, dict] = 'light',
         aggregation: Optional[dict] = None,
         drop_path_rate: float = 0.0,
+        half_norms: bool = True,
         **kwargs: Any,
     ) -> None:
         arch = self._resolve_arch(
@@ -202,10 +207,7 @@ class Container(ContextBackbone):
             raise ValueError(
                 f'aggregation may hold {AGGREGATION}, got {aggregation!r}.'
             )
-        super().__init__(
-            arch['embed_dims'],
-            **kwargs,
-        )
+        super().__init__(arch['embed_dims'], half_norms=half_norms, **kwargs)
         rates = drop_path_rates(drop_path_rate, arch['depths'])
         for i in range(self.num_stages):
             self.stages.append(

@@ -23,7 +23,7 @@ class PositionCode1d(nn.Module):
         """(..., H, W, C), a window or its upper left part, to the same."""
         height, width = x.shape[-3:-1]
         table = self.table.unflatten(0, (self.size, self.size))
-        return x + table[:height, :width]
+        return x + table[:height, :width].to(x.dtype)
 
 
 class PositionCode2d(nn.Module):
@@ -46,7 +46,8 @@ class PositionCode2d(nn.Module):
         rows = self._fit(self.rows[0, :, 0], height)
         columns = self._fit(self.columns[0, 0], width)
         rows = rows.unsqueeze(1).expand(-1, width, -1)
-        return x + torch.cat((rows, columns.expand(height, -1, -1)), 2)
+        code = torch.cat((rows, columns.expand(height, -1, -1)), 2)
+        return x + code.to(x.dtype)
 
     @staticmethod
     def _fit(table: Tensor, length: int) -> Tensor:
