@@ -16,6 +16,7 @@ from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
 from mmctx.models.layers.norms import refuse_norm
+from mmctx.ops.dispatch import is_known
 from mmctx.suggestions import did_you_mean
 from mmctx.weights.fit import load_backbone
 
@@ -107,10 +108,14 @@ def complete_patches(
         Tensor: Larger at the bottom and right, such that a convolution of the
         patches returns ceil(H / stride) x ceil(W / stride) pixels.
     """
-    overlap = (patch_size - 1) * dilation + 1 - stride
-    bottom = -x.shape[2] % stride + overlap
-    right = -x.shape[3] % stride + overlap
-    return F.pad(x, (0, right, 0, bottom)) if bottom or right else x
+    reach = (patch_size - 1) * dilation + 1
+    bottom, right = (
+        ((side + stride - 1) // stride - 1) * stride + reach - side
+        for side in x.shape[2:]
+    )
+    if is_known(bottom, right) and not (bottom or right):
+        return x
+    return F.pad(x, (0, right, 0, bottom))
 
 
 class PatchEmbedding(nn.Module):
