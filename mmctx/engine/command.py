@@ -17,6 +17,7 @@ from . import cli
 TOOLS = {
     'train': 'train.py',
     'test': 'test.py',
+    'export': 'export.py',
     'config': 'analysis_tools/print_config.py',
     'flops': 'analysis_tools/get_flops.py',
     'benchmark': 'analysis_tools/benchmark.py',
@@ -34,6 +35,8 @@ commands:
   train CONFIG    train; CONFIG is a name from `mmctx list`, or a file
   test CONFIG CHECKPOINT
                   evaluate
+  export CONFIG [CHECKPOINT]
+                  write a file that runs without mmctx
   config CONFIG   print the whole config
   flops CONFIG    count parameters and multiply-adds
   benchmark NAME  time models beside others

@@ -1,7 +1,7 @@
 """Models as files that run without mmctx."""
 
 from .check import check_file
-from .files import FORMATS, MIN_SIZE, read, save
+from .files import FORMATS, MIN_SIZE, read, require_onnx, save
 from .networks import TASKS, Refusal, build
 
 __all__ = [
@@ -12,5 +12,6 @@ __all__ = [
     'build',
     'check_file',
     'read',
+    'require_onnx',
     'save',
 ]

@@ -195,7 +195,15 @@ def _normalised(model: nn.Module, network: Network, batch: Tensor) -> Tensor:
     """What the model's own preprocessor makes of pixels."""
     if not network.takes_pixels:
         return batch
-    return network.preprocess(batch)
+    preprocessor = getattr(model, 'data_preprocessor', None)
+    if not getattr(preprocessor, '_enable_normalize', False):
+        return network.preprocess(batch)
+    # Which is given pixels as OpenCV reads them.
+    pixels = batch.flip(1) if network.preprocess.order == 'rgb' else batch
+    data = dict(inputs=list(pixels), data_samples=None)
+    return preprocessor(data, False)['inputs'][
+        ..., : batch.shape[2], : batch.shape[3]
+    ]
 
 
 def _maps(model: nn.Module, network: Network, batch: Tensor) -> list[Tensor]:

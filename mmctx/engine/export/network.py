@@ -79,11 +79,13 @@ class Pixels(nn.Module):
     Args:
         mean (Sequence[float]): Per channel.
         std (Sequence[float]): Per channel.
-        swap (bool): Reverse the channels.
+        order (str): Channels of the pixels, 'rgb' or 'bgr'.
+        swap (bool): The model's are in reverse order.
     """
 
-    def __init__(self, mean: Any, std: Any, swap: bool) -> None:
+    def __init__(self, mean: Any, std: Any, order: str, swap: bool) -> None:
         super().__init__()
+        self.order = order
         self.swap = swap
         for name, values in dict(mean=mean, std=std).items():
             values = torch.tensor(values, dtype=torch.float32).view(-1, 1, 1)
