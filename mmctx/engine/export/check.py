@@ -133,6 +133,18 @@ def compare(
     """Largest relative difference, and number of boxes."""
     with torch.no_grad():
         expected = _REFERENCES[network.task](model, network, batch)
+    values = (
+        [x for image in expected for x in image.values()]
+        if 'boxes' in network.outputs
+        else expected
+    )
+    if not all(x.isfinite().all() for x in values):
+        raise Refusal(
+            'the model itself returns infinite values or none (NaN): give it '
+            'a checkpoint'
+        )
+    if not all(x.isfinite().all() for x in outputs):
+        return math.inf, 0
     if 'boxes' not in network.outputs:
         return (
             max(

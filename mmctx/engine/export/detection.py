@@ -38,6 +38,8 @@ from .pooling import length
 
 #: Score of what is no detection.
 NONE = -1.0
+#: Of the groups that NMS moves apart.
+COLUMNS = 16
 NMS_KEYS = {'type', 'iou_threshold', 'class_agnostic', 'split_thr'}
 
 
@@ -66,7 +68,8 @@ def suppress(
 ) -> Tensor:
     """Scores (N, K), lowered where a better box of the group covers the box.
 
-    One call for all images: groups, and images, are moved apart.
+    One call for all images: groups, and images, are moved apart, in rows and
+    columns, since far from zero there are fewer numbers.
     """
     if nms is None:
         return scores
@@ -75,8 +78,9 @@ def suppress(
     images = torch.arange(scores.shape[0], device=scores.device)
     groups = groups + images.unsqueeze(1) * (groups.max() + 1)
     index = (scores.flatten() > NONE).nonzero().squeeze(1)
-    step = groups.to(boxes.dtype) * (boxes.max() + 1)
-    apart = (boxes + step.unsqueeze(2)).flatten(0, 1)
+    cells = torch.stack((groups % COLUMNS, groups // COLUMNS), 2)
+    apart = boxes + cells.repeat(1, 1, 2) * (boxes.max() + 1)
+    apart = apart.flatten(0, 1)
     kept = torchvision.ops.nms(
         apart[index], scores.flatten()[index], nms['iou_threshold']
     )
