@@ -18,6 +18,7 @@ TOOLS = {
     'train': 'train.py',
     'test': 'test.py',
     'infer': 'infer.py',
+    'export': 'export.py',
     'config': 'analysis_tools/print_config.py',
     'flops': 'analysis_tools/get_flops.py',
     'benchmark': 'analysis_tools/benchmark.py',
@@ -37,6 +38,8 @@ commands:
                   evaluate
   infer CONFIG CHECKPOINT INPUT ...
                   predict, for pictures, folders, videos
+  export CONFIG [CHECKPOINT]
+                  write a file that runs without mmctx
   config CONFIG   print the whole config
   flops CONFIG    count parameters and multiply-adds
   benchmark NAME  time models beside others

@@ -14,9 +14,7 @@ from mmctx.models.backbones.base import (
     NUM_STAGES,
     STRIDES,
     ContextBackbone,
-    PatchEmbedding,
     Stage,
-    TokenNorm,
 )
 from mmctx.models.backbones.feature_maps import FeatureMaps
 from mmctx.models.layers import (
@@ -30,6 +28,7 @@ from mmctx.models.layers.conv_attention import (
     split,
 )
 from mmctx.models.layers.mlp import TokenMLP
+from mmctx.models.layers.patch_embedding import PatchEmbedding, TokenNorm
 from mmctx.models.layers.stochastic_depth import StochasticDepth
 from mmctx.ops import add_mlp
 from mmctx.registry import register

@@ -5,6 +5,8 @@ import torch.nn as nn
 import torch.nn.functional as F
 from torch import Tensor
 
+from mmctx.ops.dispatch import is_known
+
 
 class PositionCode1d(nn.Module):
     """Add one learned vector per token of a window.
@@ -59,7 +61,7 @@ class ImagePositionCode2d(PositionCode2d):
 
     @staticmethod
     def _fit(table: Tensor, length: int) -> Tensor:
-        if len(table) == length:
+        if is_known(length) and len(table) == length:
             return table
         table = table.t().unsqueeze(0)
         return F.interpolate(table, length, mode='linear')[0].t()
