@@ -196,6 +196,7 @@ def prepare(cfg: Config, args: argparse.Namespace) -> None:
         or cfg.get('work_dir')
         or os.path.join('work_dirs', Path(args.config).stem)
     )
+    _check_work_dir(Path(cfg.work_dir))
     if args.launcher != 'none':
         launchers.join(cfg, args.launcher)
     for name in ('train_dataloader', 'val_dataloader', 'test_dataloader'):
@@ -205,6 +206,17 @@ def prepare(cfg: Config, args: argparse.Namespace) -> None:
     for name in [name for name, hook in hooks.items() if hook is None]:
         if name not in MMENGINE_HOOKS:
             del hooks[name]
+
+
+def _check_work_dir(folder: Path) -> None:
+    parent = folder.absolute()
+    while not parent.exists():
+        parent = parent.parent
+    if not (parent.is_dir() and os.access(parent, os.W_OK)):
+        raise UserError(
+            f'work dir {folder} cannot be written, because {parent} cannot: '
+            'choose another one by --work-dir'
+        )
 
 
 def _complete_dataloader(loader: ConfigDict, scope: Optional[str]) -> None:
