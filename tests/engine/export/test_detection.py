@@ -69,7 +69,8 @@ def stock(name):
     backbone = dict(type=family, out_indices=indices, **TINY[family])
     cfg.model.backbone = backbone
     cfg.model.neck.in_channels = list(MODELS.build(backbone).out_channels)
-    shrink(cfg.model)
+    if 'encoder' not in cfg.model:
+        shrink(cfg.model)
     test_cfg = cfg.model.test_cfg
     if 'rtmdet' in name:
         # Its neck doubles feature maps.
