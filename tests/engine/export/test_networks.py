@@ -188,3 +188,16 @@ def test_onnx_is_an_extra(monkeypatch):
     monkeypatch.setitem(__import__('sys').modules, 'onnxruntime', None)
     with pytest.raises(export.Refusal, match=r'install "mmctx\[export\]"'):
         export.require_onnx()
+
+
+def test_quantised_layers_are_for_torchscript_alone(tmp_path):
+    model = torch.ao.quantization.quantize_dynamic(
+        build_tiny('CoaT').eval(), {nn.Linear}, dtype=torch.qint8
+    )
+    network = export.build(model)
+    with pytest.raises(export.Refusal, match='before it is quantised'):
+        path = tmp_path / 'model.onnx'
+        export.save(network, path, 'onnx', (64, 64), False, {})
+    path = tmp_path / 'model.pt'
+    export.save(network, path, 'torchscript', (64, 64), True, {})
+    export.check_file(model, network, path, (64, 64), True)
