@@ -5,7 +5,7 @@ The weights are random, batch statistics too; score thresholds are zero, so
 that there are as many boxes as a detector may return. A cell holds the largest
 difference from PyTorch, relative to the largest value (of boxes: to the longer
 side of the image; they are matched one to one), over five batches of one or
-two images in five sizes, odd ones among them.
+two images in four sizes, one of them odd.
 """
 
 import sys

@@ -158,7 +158,9 @@ def compare(
     for i, image in enumerate(expected):
         count = int((named['scores'][i] > 0).sum())
         actual = {name: x[i, :count] for name, x in named.items()}
-        worst = max(worst, match(actual, image, max(batch.shape[2:])))
+        is_full = count == named['scores'].shape[1]
+        difference = match(actual, image, max(batch.shape[2:]), is_full)
+        worst = max(worst, difference)
         boxes += len(image['scores'])
     return worst, boxes
 
@@ -173,15 +175,21 @@ def _relative(a: Tensor, b: Tensor) -> float:
 
 
 def match(
-    actual: dict[str, Tensor], expected: dict[str, Tensor], side: int
+    actual: dict[str, Tensor],
+    expected: dict[str, Tensor],
+    side: int,
+    is_full: bool,
 ) -> float:
     """Largest relative difference of boxes, matched one to one.
 
-    Of equal labels, the closest box is the partner. Boxes at the lower end of
-    the scores, where rounding decides which are kept, need none.
+    Of equal labels, the closest box is the partner. Where there is no room for
+    more boxes, those with the lowest score need none: rounding decides which
+    of them are kept.
     """
-    cut = min((s['scores'].min().item() for s in (actual, expected)
-               if len(s['scores'])), default=0.0)  # fmt: skip
+    cut = -1.0
+    if is_full and len(expected['scores']):
+        cut = max(s['scores'].min().item() for s in (actual, expected))
+        cut = cut * (1 + 1e-3) + 1e-6
     free = torch.ones(len(actual['scores']), dtype=torch.bool)
     worst = 0.0
     for k, score in enumerate(expected['scores']):
@@ -189,7 +197,7 @@ def match(
         distance = distance / side + (actual['scores'] - score).abs()
         distance[~free | (actual['labels'] != expected['labels'][k])] = 9.0
         if not len(distance) or distance.min() > SAME_BOX:
-            if score > cut * (1 + 1e-3) + 1e-6:
+            if score > cut:
                 return math.inf
             continue
         i = distance.argmin()
@@ -198,7 +206,7 @@ def match(
             scale = side if name == 'boxes' else 1.0
             difference = (actual[name][i] - x[k]).abs().max() / scale
             worst = max(worst, difference.item())
-    if (actual['scores'][free] > cut * (1 + 1e-3) + 1e-6).any():
+    if (actual['scores'][free] > cut).any():
         return math.inf
     return worst
 

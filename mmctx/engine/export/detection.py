@@ -394,7 +394,8 @@ class Transformer(Detector):
     def run(self, x: Tensor) -> tuple[Tensor, ...]:
         """Images to boxes, scores and labels."""
         detector, head = self.detector, self.detector.bbox_head
-        feats = self.extract(x)
+        # Which mmdet views as sequences.
+        feats = tuple(level.contiguous() for level in self.extract(x))
         encoder_inputs, decoder_inputs = self._inputs(feats, x)
         encoded = detector.forward_encoder(**encoder_inputs)
         queries, head_inputs = detector.pre_decoder(**encoded)

@@ -156,6 +156,15 @@ def save(
     Raises:
         Refusal: The exporter cannot record the network.
     """
+    if to != 'torchscript' and any(
+        type(part).__module__.startswith('torch.ao.nn.quantized')
+        for part in network.modules()
+    ):
+        raise Refusal(
+            f'{to} has no layers of torch.ao.quantization: export the model '
+            'before it is quantised, and quantise the file '
+            '(onnxruntime.quantization), or export --to torchscript'
+        )
     try:
         with warnings.catch_warnings(), torch.no_grad():
             warnings.simplefilter('ignore')

@@ -46,8 +46,11 @@ class Network(nn.Module):
     is_half = False
     #: Height and width of which alone a traced module is right.
     fixed_shape: Optional[tuple] = None
-    #: From uint8 pixels to normalised images.
-    preprocess: nn.Module = nn.Identity()
+
+    def __init__(self) -> None:
+        super().__init__()
+        #: From uint8 pixels to normalised images, if it is :class:`Pixels`.
+        self.preprocess: nn.Module = nn.Identity()
 
     def forward(self, images: Tensor) -> tuple[Tensor, ...]:
         """Images (N, C, H, W) to the outputs."""

@@ -80,9 +80,6 @@ class Segmentor(Network):
         if segmentor.decode_head.out_channels == 1:
             raise Refusal('a segmentor with a single output channel')
         self.segmentor = segmentor
-        self.window: Optional[tuple] = None
-        if segmentor.test_cfg.mode == 'slide':
-            self.window = tuple(segmentor.test_cfg.crop_size)
 
     def run(self, x: Tensor) -> tuple[Tensor, ...]:
         """Images to logits and labels."""
