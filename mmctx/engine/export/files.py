@@ -70,13 +70,7 @@ def _keep_equalities(program: Any) -> None:
                 ranges[symbol] = ValueRanges(lower, upper)
 
 
-def _save_onnx(
-    network: Network,
-    path: Path,
-    shape: Sequence[int],
-    dynamic: bool,
-    metadata: dict[str, str],
-) -> None:
+def _save_onnx(network, path, shape, dynamic, metadata) -> None:
     require_onnx()
     program = torch.onnx.export(
         _export(network, shape, dynamic),
@@ -90,25 +84,13 @@ def _save_onnx(
     program.save(path)
 
 
-def _save_program(
-    network: Network,
-    path: Path,
-    shape: Sequence[int],
-    dynamic: bool,
-    metadata: dict[str, str],
-) -> None:
+def _save_program(network, path, shape, dynamic, metadata) -> None:
     program = _export(network, shape, dynamic)
     files = {METADATA: json.dumps(metadata)}
     torch.export.save(program, path, extra_files=files)
 
 
-def _save_script(
-    network: Network,
-    path: Path,
-    shape: Sequence[int],
-    dynamic: bool,
-    metadata: dict[str, str],
-) -> None:
+def _save_script(network, path, shape, dynamic, metadata) -> None:
     network.fixed_shape = None if dynamic else tuple(shape)
     x = example(network, (2 if dynamic else 1, *shape))
     module = torch.jit.trace(network, x, check_trace=False)
