@@ -1,5 +1,6 @@
 """A private Slurm: two nodes, on this machine, of two made-up GPUs each."""
 
+import contextlib
 import getpass
 import os
 import shutil
@@ -19,7 +20,7 @@ SlurmUser={user}
 SlurmdUser={user}
 AuthType=auth/none
 CredType=cred/none
-AuthInfo=cred_expire=2
+AuthInfo=cred_expire=5
 StateSaveLocation={folder}/state
 SlurmdSpoolDir={folder}/%n
 SlurmctldPidFile={folder}/slurmctld.pid
@@ -46,7 +47,7 @@ PartitionName=high Nodes=ALL PriorityTier=2 PreemptMode=off
 GRES = 'Name=gpu File=/dev/null\nName=gpu File=/dev/zero\n'
 
 
-def wait_for(condition, seconds=100):
+def wait_for(condition, seconds=300):
     """What a condition returns when that is true at last."""
     end = time.monotonic() + seconds
     while not (value := condition()):
@@ -108,11 +109,18 @@ class Slurm:
 
     def __exit__(self, *_):
         user = getpass.getuser()
+        self.ask('scancel', '--user', user)
         self.ask('scancel', '--full', '--signal=KILL', '--user', user)
+        queue = ('squeue', '-h', '-o', '%i')
+        with contextlib.suppress(AssertionError):
+            wait_for(lambda: not self.ask(*queue), seconds=20)
         for daemon in reversed(self.daemons):
             daemon.terminate()
         for daemon in self.daemons:
-            daemon.wait()
+            try:
+                daemon.wait(timeout=20)
+            except subprocess.TimeoutExpired:
+                daemon.kill()
 
     def _start(self, *command):
         log = (self.folder / f'{"-".join(command)}.out').open('wb')

@@ -162,7 +162,7 @@ def test_a_job_goes_on_by_itself_to_the_same_weights(
         slurm.run(*wait)
     else:  # as before the time limit
         slurm.run('scancel', '--signal=USR1', job)
-    wait_for(lambda: not slurm.state(job), seconds=300)
+    wait_for(lambda: not slurm.state(job))
     log = read_log(work_dir)
     assert 'Interrupted after iteration' in log and 'resumed epoch' in log
     assert not (work_dir / 'interrupted.pth').exists()

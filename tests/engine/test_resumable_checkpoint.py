@@ -2,16 +2,23 @@
 
 import multiprocessing
 import os
+import random
 import signal
 import subprocess
 import time
+from types import SimpleNamespace
 
+import numpy as np
 import pytest
 import torch
 from mmengine.hooks import Hook
+from mmengine.logging import MMLogger
 from mmengine.registry import HOOKS
+from torch.utils.data import DataLoader, Dataset, TensorDataset
 
 from mmctx.engine import cli
+from mmctx.engine.hooks import ResumableCheckpoint
+from mmctx.engine.seeded_batches import SeededBatches
 from tests.helpers.scripts import load_script
 from tests.helpers.small_runs import differences, write_config
 
@@ -127,3 +134,46 @@ def seed_of(work_dir):
     (path,) = work_dir.glob('*.pth')
     checkpoint = torch.load(path, weights_only=False)
     return f'randomness.seed={checkpoint["meta"]["seed"]}'
+
+
+def test_a_signal_that_does_not_exist():
+    with pytest.raises(ValueError, match="no signal 'SIGNAL'; a name is such"):
+        ResumableCheckpoint(signals=['SIGNAL'])
+
+
+def test_with_other_batches_it_goes_on_near_the_same_place():
+    """Half of an epoch stays half of an epoch."""
+    data = TensorDataset(torch.arange(8))
+    loader = DataLoader(data, batch_size=1)
+    batches = SeededBatches(loader, key=(0,))
+    hook = ResumableCheckpoint()
+    hook._batches = batches
+    hook._resumed = dict(seed=0, batch=2, batches=4, world_size=2)
+    logger = MMLogger('resuming')
+    runner = SimpleNamespace(train_dataloader=loader, logger=logger)
+    hook._skip_batches(runner)
+    assert [indices for _, indices in batches] == [[4], [5], [6], [7]]
+    assert [indices[0] for _, indices in batches] == [*range(8)]
+
+
+def test_a_batch_has_the_same_numbers_after_any_others():
+    class Noise(Dataset):
+        def __len__(self):
+            return 6
+
+        def __getitem__(self, index):
+            drawn = (random.random(), np.random.rand(), torch.rand(()).item())
+            return index, *drawn
+
+    def load(skip, workers):
+        loader = DataLoader(Noise(), batch_size=2, num_workers=workers)
+        batches = SeededBatches(loader, key=(3, 1))
+        batches.skip(skip)
+        return [torch.stack([*batch]) for batch in loader]
+
+    whole = load(0, 0)
+    assert len({batch[1, 0].item() for batch in whole}) == 3
+    for skip, workers in ((1, 0), (2, 2)):
+        rest = load(skip, workers)
+        assert len(rest) == 3 - skip
+        assert all(map(torch.equal, whole[skip:], rest))
