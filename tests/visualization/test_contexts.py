@@ -16,8 +16,8 @@ from mmctx.visualization import (
 from tests.helpers.backbones import TINY, build_tiny
 
 #: Odd, and no multiple of a window.
-SIZE = 97, 65
-PIXELS = [(0, 0), (2, 1), (3, 2)]
+SIZE = 65, 33
+PIXELS = [(0, 0), (2, 1)]
 
 
 def build(name, **overrides):
@@ -166,7 +166,6 @@ def test_contextual_cnn(name, overrides):
     [
         ('Container', {}),
         ('Container full', {}),
-        ('Container full', dict(aggregation=dict(static='mlp'))),
         ('Container full', dict(aggregation=dict(static_heads=1))),
     ],
 )
@@ -174,7 +173,7 @@ def test_container(name, overrides):
     for layer, call in calls_in(
         name, contexts.ContextAggregation, **overrides
     ):
-        for y, x in PIXELS[:2]:
+        for y, x in PIXELS:
             values, rows = contexts.affinities(layer, call, y, x)
             whole = [*rows.values()][-1]
             out = (whole * values).sum((1, 2))
@@ -186,9 +185,24 @@ def test_container(name, overrides):
         panels, level = contexts.container(layer, call, y, x)
         assert len(panels) == len(rows)
         if 'mix' in rows:
-            alpha, beta = layer.mixing_weight
+            weights = layer.mixing_weight
+            if len(weights) == 1:
+                weights = weights.sigmoid(), 1 - weights.sigmoid()
+            alpha, beta = weights
             check(whole, alpha * rows['dynamic'] + beta * rows['static'])
             assert level == pytest.approx(alpha.item())
+
+
+def test_table_of_another_size():
+    """Its resampling counts, too."""
+    layer = contexts.ContextAggregation(4, static='mlp', size=(5, 4)).double()
+    with record(layer) as calls:
+        layer(torch.randn(1, 4, 6, 7, dtype=torch.double))
+    (call,) = calls[layer]
+    values, rows = contexts.affinities(layer, call, 2, 3)
+    out = (rows['mix'] * values).sum((1, 2))
+    out = layer.project_out(out[None, :, None, None]).flatten()
+    check(out, call.output[0, :, 2, 3])
 
 
 @pytest.mark.parametrize(
@@ -201,7 +215,7 @@ def test_coat(co_scale):
         if isinstance(layer, contexts.ParallelBlock):
             check_exchange(layer, call)
             continue
-        for y, x in PIXELS[:2]:
+        for y, x in PIXELS:
             values, row = contexts.effective_attention(layer, call, y, x, True)
             if not isinstance(layer, contexts.CrossScaleAttention):
                 out = layer.proj((row * values).sum(0))
@@ -246,7 +260,7 @@ def test_rows_of_a_network(name):
     with record(*layers.values()) as calls:
         model(torch.randn(1, 3, *SIZE))
     # The lower right corner is inside the last pixel of each feature map.
-    rows = context_rows(layers, calls, SIZE, (64.5, 96.5))
+    rows = context_rows(layers, calls, SIZE, (32.5, 64.5))
     assert len({name for name, _ in rows}) == len(rows)
     for _, panels in rows:
         for panel in panels:
