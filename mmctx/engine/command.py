@@ -24,6 +24,7 @@ TOOLS = {
     'benchmark': 'analysis_tools/benchmark.py',
     'estimate': 'analysis_tools/gpu_estimate.py',
     'curves': 'analysis_tools/plot_curves.py',
+    'visualize': 'visualize.py',
     'convert': 'model_converters/convert.py',
     'digit-scenes': 'dataset_converters/digit_scenes.py',
 }
@@ -46,6 +47,8 @@ commands:
   estimate NAME   what a GPU would spend on a model, without a GPU
   curves WORK_DIR ...
                   plot the logs of runs
+  visualize CONFIG CHECKPOINT IMAGE
+                  draw what the context layers do with a picture
   convert FILE    convert a checkpoint
   digit-scenes    draw the DigitScenes data
 

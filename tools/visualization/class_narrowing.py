@@ -7,10 +7,12 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 import torch
+from mmengine.model import revert_sync_batchnorm
 from mmengine.registry import DATASETS, MODELS, init_default_scope
 from mmengine.runner import load_checkpoint
 
 import mmctx  # noqa: F401  (registers the networks)
+from mmctx.checkpoints import use_safe_reader
 from mmctx.engine import cli
 from mmctx.visualization import draw_class_narrowing, rank_classes
 
@@ -34,14 +36,20 @@ def parse_args(argv=None):
 
 
 def build_model(cfg, checkpoint):
-    """The config's classifier with the weights of a checkpoint."""
-    init_default_scope(cfg.default_scope)
+    """The config's model with the weights of a checkpoint, on the CPU."""
+    use_safe_reader()
+    init_default_scope(cfg.get('default_scope') or 'mmengine')
     model_cfg = cfg.model
-    model_cfg.backbone.pop('init_cfg', None)
     if 'data_preprocessor' in cfg:
         model_cfg.setdefault('data_preprocessor', cfg.data_preprocessor)
-    model = MODELS.build(model_cfg).eval()
-    load_checkpoint(model, checkpoint, map_location='cpu', strict=True)
+    model = revert_sync_batchnorm(MODELS.build(model_cfg)).eval()
+    try:
+        content = load_checkpoint(model, checkpoint, 'cpu', strict=True)
+    except RuntimeError as error:
+        raise cli.UserError(
+            f'{checkpoint} does not fit the config: {cli.describe(error)}'
+        ) from error
+    model.dataset_meta = content.get('meta', {}).get('dataset_meta')
     return model
 
 
