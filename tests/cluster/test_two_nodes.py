@@ -40,6 +40,7 @@ def start(config):
             PET_RDZV_ENDPOINT=f'127.0.0.1:{free_ports(1)[0]}',
             PET_MAX_RESTARTS='2',
             PET_LOCAL_ADDR='127.0.0.1',
+            TORCH_DISABLE_SHARE_RDZV_TCP_STORE='1',
         )
         command = ['bash', ROOT / 'tools/dist_train.sh', config, '2']
         command += ['--work-dir', work_dir, '--resume', '--no-validate']
@@ -58,8 +59,9 @@ def start(config):
     yield run
     for node in nodes:
         if node.poll() is None:
-            os.killpg(node.pid, signal.SIGKILL)
-            node.wait()
+            # torchrun ends its workers, which have sessions of their own.
+            os.killpg(node.pid, signal.SIGTERM)
+            node.wait(timeout=60)
 
 
 def worker(work_dir, rank):

@@ -7,9 +7,10 @@ import subprocess
 
 import pytest
 import torch
+from mmengine.config import Config
+from mmengine.registry import MODELS, init_default_scope
 
-from mmctx.engine import cli
-from tests.helpers.scripts import ROOT, load_script
+from tests.helpers.scripts import ROOT
 from tests.helpers.small_runs import write_config
 
 SHARDED = dict(
@@ -41,7 +42,7 @@ def losses(work_dir):
 def test_losses_and_checkpoints_are_those_of_ddp(tmp_path):
     pytest.importorskip('torch.distributed.fsdp', reason='needs torch 2.6')
     options = dict(
-        images=16,
+        images=8,
         train_cfg__max_epochs=2,
         randomness=dict(seed=0),
         optim_wrapper__accumulative_counts=2,
@@ -57,7 +58,7 @@ def test_losses_and_checkpoints_are_those_of_ddp(tmp_path):
             file.write(f'{key} = {value!r}\n')
     run_on_two(config, '--work-dir', tmp_path / 'fsdp')
     a, b = losses(tmp_path / 'ddp'), losses(tmp_path / 'fsdp')
-    assert len(a) == 8
+    assert len(a) == 4
     torch.testing.assert_close(a, b, rtol=1e-5, atol=0)
     a, b = (
         torch.load(tmp_path / d / 'epoch_1.pth', weights_only=False)
@@ -70,11 +71,10 @@ def test_losses_and_checkpoints_are_those_of_ddp(tmp_path):
     run_on_two(config, '--work-dir', tmp_path / 'fsdp2', *flags)
     torch.testing.assert_close(
         losses(tmp_path / 'fsdp2'),
-        losses(tmp_path / 'ddp')[4:],
+        losses(tmp_path / 'ddp')[2:],
         rtol=1e-5,
         atol=0,
     )
-    train = load_script('tools/train.py')
-    argv = [str(plain), '--work-dir', str(tmp_path / 'one'), '--no-validate']
-    argv += ['--resume', str(tmp_path / 'fsdp/epoch_1.pth')]
-    assert cli.run(train.main, argv) == 0
+    cfg = Config.fromfile(plain)
+    init_default_scope(cfg.default_scope)
+    MODELS.build(cfg.model).load_state_dict(b['state_dict'])
