@@ -8,6 +8,7 @@ from .compatibility import check_dependencies
 check_dependencies()
 
 from . import checkpoints, datasets, engine  # noqa: E402, F401
+from .engine.inference import Inferencer  # noqa: E402
 from .experiments import (  # noqa: E402
     config_path,
     get_config,
@@ -23,6 +24,7 @@ from .zoo import get_backbone, get_model, list_models  # noqa: E402
 register_config_scope()
 
 __all__ = [
+    'Inferencer',
     '__version__',
     'config_path',
     'get_backbone',

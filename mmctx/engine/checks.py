@@ -12,6 +12,10 @@ from torch import nn
 POOLINGS = (None, 'GlobalAveragePooling', 'NormedPooling', 'PooledDropout')
 
 
+class UserError(Exception):
+    """Something that the person at the keyboard can put right."""
+
+
 class MisfitError(ValueError):
     """Parts of a config that do not fit together."""
 

@@ -24,7 +24,8 @@ from mmctx.checkpoints import CheckpointError, use_safe_reader
 from mmctx.compatibility import LIBRARIES, how_to_install
 from mmctx.experiments import config_path
 
-from .checks import ClassCheck, MisfitError, check_channels
+from . import launchers
+from .checks import ClassCheck, MisfitError, UserError, check_channels
 
 SHOW_TRACEBACK = 'MMCTX_TRACEBACK'
 #: What MMEngine and Python say without an OpenMMLab library.
@@ -43,10 +44,6 @@ MMENGINE_HOOKS = (
 )
 #: Why ``--amp`` is not for every detector.
 NO_AMP = 'on a CPU it is bfloat16, which NMS and RoIAlign of mmcv lack'
-
-
-class UserError(Exception):
-    """Something that the person at the keyboard can put right."""
 
 
 class Parser(argparse.ArgumentParser):
@@ -100,7 +97,7 @@ def run_parser(description: str) -> Parser:
     )
     parser.add_argument(
         '--launcher',
-        choices=['none', 'pytorch', 'slurm', 'mpi'],
+        choices=['none', *launchers.VARIABLES],
         default='none',
         help='job launcher',
     )
@@ -199,8 +196,9 @@ def prepare(cfg: Config, args: argparse.Namespace) -> None:
         or cfg.get('work_dir')
         or os.path.join('work_dirs', Path(args.config).stem)
     )
-    if args.launcher == 'pytorch' and not torch.cuda.is_available():
-        _distribute_on_cpu(cfg)
+    _check_work_dir(Path(cfg.work_dir))
+    if args.launcher != 'none':
+        launchers.join(cfg, args.launcher)
     for name in ('train_dataloader', 'val_dataloader', 'test_dataloader'):
         if cfg.get(name) is not None:
             _complete_dataloader(cfg[name], cfg.get('default_scope'))
@@ -210,18 +208,15 @@ def prepare(cfg: Config, args: argparse.Namespace) -> None:
             del hooks[name]
 
 
-def _distribute_on_cpu(cfg: Config) -> None:
-    """Does what MMEngine's launcher does, for processes without a GPU."""
-    torch.distributed.init_process_group('gloo')
-    cfg.setdefault(
-        'model_wrapper_cfg',
-        dict(
-            type='MMDistributedDataParallel',
-            device_ids=None,
-            broadcast_buffers=False,
-            find_unused_parameters=cfg.get('find_unused_parameters', False),
-        ),
-    )
+def _check_work_dir(folder: Path) -> None:
+    parent = folder.absolute()
+    while not parent.exists():
+        parent = parent.parent
+    if not (parent.is_dir() and os.access(parent, os.W_OK)):
+        raise UserError(
+            f'work dir {folder} cannot be written, because {parent} cannot: '
+            'choose another one by --work-dir'
+        )
 
 
 def _complete_dataloader(loader: ConfigDict, scope: Optional[str]) -> None:
@@ -361,6 +356,9 @@ def run(main: Callable, argv: Optional[Sequence[str]] = None) -> int:
     """
     try:
         main(argv)
+    except SystemExit:
+        _leave_process_group()
+        raise
     except Exception as error:
         if os.environ.get(SHOW_TRACEBACK) or not is_user_error(error):
             raise

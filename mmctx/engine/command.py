@@ -17,6 +17,8 @@ from . import cli
 TOOLS = {
     'train': 'train.py',
     'test': 'test.py',
+    'infer': 'infer.py',
+    'export': 'export.py',
     'config': 'analysis_tools/print_config.py',
     'flops': 'analysis_tools/get_flops.py',
     'benchmark': 'analysis_tools/benchmark.py',
@@ -35,6 +37,10 @@ commands:
   train CONFIG    train; CONFIG is a name from `mmctx list`, or a file
   test CONFIG CHECKPOINT
                   evaluate
+  infer CONFIG CHECKPOINT INPUT ...
+                  predict, for pictures, folders, videos
+  export CONFIG [CHECKPOINT]
+                  write a file that runs without mmctx
   config CONFIG   print the whole config
   flops CONFIG    count parameters and multiply-adds
   benchmark NAME  time models beside others

@@ -13,6 +13,7 @@ from .dispatch import reference
 from .dynamic_context import dynamic_context
 from .local_aggregation import local_aggregation
 from .norm_conv import norm_conv
+from .pointwise import pointwise
 from .windowed import windowed
 
 __all__ = [
@@ -27,6 +28,7 @@ __all__ = [
     'local_aggregation',
     'modulated_deform_conv',
     'norm_conv',
+    'pointwise',
     'reference',
     'windowed',
 ]

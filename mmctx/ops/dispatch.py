@@ -49,6 +49,15 @@ def is_exporting() -> bool:
     )
 
 
+def is_known(*sizes: Any) -> bool:
+    """Whether code may branch on sizes, which are ints.
+
+    The sizes that an exporter leaves open are symbols, or tensors that it
+    records: a branch would hold for the recorded image alone.
+    """
+    return all(isinstance(size, int) for size in sizes)
+
+
 def refuse_custom_operator() -> Optional[str]:
     """Why an operator of ours may not stand in for PyTorch's."""
     if _reference_only:

@@ -25,12 +25,17 @@ def without_autocast(x: Tensor) -> torch.autocast:
     return torch.autocast(autocast_device(x), enabled=False)
 
 
-def cast_by_autocast(x: Tensor) -> Tensor:
-    """``x`` as autocast hands it to a convolution."""
+def autocast_dtype(x: Tensor) -> torch.dtype:
+    """The dtype in which a convolution of ``x`` computes."""
     device = autocast_device(x)
     if torch.is_autocast_enabled(device) and x.dtype != torch.float64:
-        return x.to(torch.get_autocast_dtype(device))
-    return x
+        return torch.get_autocast_dtype(device)
+    return x.dtype
+
+
+def cast_by_autocast(x: Tensor) -> Tensor:
+    """``x`` as autocast hands it to a convolution."""
+    return x.to(autocast_dtype(x))
 
 
 def undo_autocast(x: Tensor) -> Tensor:

@@ -29,6 +29,16 @@ WITH_KERNELS = {
         contextual_every=1,
     ),
 }
+#: With MLPs of the most channels that stay on the chip.
+WITH_MLPS = dict(
+    type='Container',
+    arch=dict(
+        embed_dims=(64, 128, 320, 512),
+        depths=(1, 1, 1, 1),
+        mlp_ratios=(8, 8, 4, 4),
+        aggregation=dict(dynamic='none'),
+    ),
+)
 #: No size of a parameter is a multiple of it.
 BATCH = 5
 
@@ -45,15 +55,16 @@ def names(costs):
 
 @pytest.fixture(scope='module')
 def launched():
-    """Arguments of a variant of each kernel, by the kernel's name."""
+    """A variant of each kernel, and of that for MLPs for all channels."""
     kernels = {}
-    for config in WITH_KERNELS.values():
+    for config in (*WITH_KERNELS.values(), WITH_MLPS):
         for train in (False, True):
             model = MODELS.build(config)
-            _, variants = trace(model, (8, 3, 224, 224), train)
+            _, variants = trace(model, (8, 3, 512, 512), train)
             for variant in variants:
-                kernels.setdefault(variant.name, variant)
-    return kernels
+                channels = variant.kwargs.get('HIDDEN')
+                kernels.setdefault((variant.name, channels), variant)
+    return kernels.values()
 
 
 @pytest.fixture(scope='module')
@@ -63,9 +74,9 @@ def compiled(launched):
     @functools.cache
     def compile_for(target):
         variants = Variants(target)
-        for seen in launched.values():
+        for seen in launched:
             variants.launch(seen.kernel, 1, seen.args, seen.kwargs)
-        return {variant.name: variant for variant in variants}
+        return list(variants)
 
     return compile_for
 
@@ -73,14 +84,15 @@ def compiled(launched):
 @pytest.mark.parametrize('target', ['sm_80', 'sm_90', 'gfx942'])
 def test_every_kernel_compiles(target, compiled):
     variants = compiled(target)
-    assert {'_aggregate', '_weight_gradient', '_forward'} <= set(variants)
-    for variant in variants.values():
+    kernels = {variant.name for variant in variants}
+    assert {'_aggregate', '_weight_gradient', '_forward', '_mlp'} <= kernels
+    for variant in variants:
         assert 0 < variant.resources['registers'] <= 512
 
 
 @pytest.mark.parametrize('target', ['sm_80', 'sm_90', 'gfx942'])
 def test_no_kernel_spills_registers(target, compiled):
-    for variant in compiled(target).values():
+    for variant in compiled(target):
         assert variant.resources['spills'] == 0, variant.name
 
 
@@ -89,8 +101,8 @@ NARROW = ('_keys', '_moments', '_scale_and_shift')
 
 
 def test_kernels_load_several_elements_at_once(compiled):
-    for name, variant in compiled('sm_90').items():
-        if name in NARROW:
+    for variant in compiled('sm_90'):
+        if variant.name in NARROW:
             continue
         bits = {
             int(kind[4:]): count * int(kind[4:])
@@ -98,7 +110,7 @@ def test_kernels_load_several_elements_at_once(compiled):
             if kind.startswith('LDG')
         }
         wide = sum(n for width, n in bits.items() if width >= 64)
-        assert wide >= sum(bits.values()) / 2, (name, variant.accesses)
+        assert wide >= sum(bits.values()) / 2, (variant.name, bits)
 
 
 @pytest.mark.parametrize('padded', [True, False])
@@ -127,7 +139,8 @@ def casts(costs):
 @functools.cache
 def traced_step(name):
     """A training step; synchronising or reading a value would raise."""
-    costs, _ = trace(build_tiny(name), (BATCH, 3, 64, 96))
+    model = build_tiny(name, half_norms=True)
+    costs, _ = trace(model, (BATCH, 3, 64, 96))
     assert any('backward' in cost.name for cost in costs)
     return costs
 
@@ -140,17 +153,14 @@ def test_nothing_forbids_the_capture_of_a_training_step(name):
             assert x.is_cuda or x.dim() == 0, cost
 
 
-FLOAT32_NORMS = 'autocast runs layer and group norms in float32 (O1)'
+FACTORISED = 'factorised attention sums over tokens in float32'
+OFFSETS = 'sampling offsets are predicted in float32, a few channels wide'
 FLOAT32_COPIES = {
-    'CoaT': FLOAT32_NORMS,
-    'CoaT parallel': FLOAT32_NORMS,
-    'Container': FLOAT32_NORMS,
-    'Container full': FLOAT32_NORMS,
-    'ConTNet': FLOAT32_NORMS,
-    'ConTNet relative': FLOAT32_NORMS,
-    'ContextualConvNeXt': FLOAT32_NORMS,
-    'ContextualResNet': 'dense kernels are made in float32 (F5)',
-    'ContextualResNet reduce': 'dense kernels are made in float32 (F5)',
+    'CoaT': FACTORISED,
+    'CoaT parallel': FACTORISED,
+    'ContextualConvNeXt': OFFSETS + ', and layer scales multiply in float32',
+    'ContextualResNet': OFFSETS + ', and so are the scores of classes',
+    'ContextualResNet reduce': OFFSETS,
 }
 
 
@@ -168,6 +178,21 @@ FLOAT32_COPIES = {
 )
 def test_no_feature_map_is_copied_to_float32(name):
     assert not casts(traced_step(name))
+
+
+@pytest.mark.parametrize('name', ['CoaT', 'CoaT parallel'])
+def test_no_weight_is_copied_for_each_image(name):
+    """Nor has it a gradient of its own for each (F4)."""
+    shapes = {p.shape for p in build_tiny(name).parameters() if p.dim() == 2}
+    per_image = {
+        (BATCH, *shape[::order])
+        for shape in shapes
+        for order in (1, -1)
+        if shape[0] != shape[1]  # as tokens of an image may be
+    }
+    for cost in traced_step(name):
+        for x in (*cost.inputs, *cost.outputs):
+            assert tuple(x.shape) not in per_image, cost
 
 
 @pytest.mark.parametrize(

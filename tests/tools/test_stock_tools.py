@@ -15,6 +15,7 @@ from mmengine.registry import init_default_scope
 from PIL import Image
 
 from mmctx.datasets.digit_scenes import make_digit_scenes
+from tests.helpers.photographs import write_photographs
 from tests.helpers.scripts import load_script
 
 ROOT = Path(__file__).parents[2]
@@ -88,24 +89,6 @@ def detector(tmp_path, monkeypatch):
         'model.pth',
     )
     return str(config), 'model.pth'
-
-
-def write_photographs(folder):
-    """As cameras and editors leave them: turned, grey, with alpha."""
-    folder.mkdir()
-    photo = Image.effect_noise((160, 120), 60).convert('RGB')
-    turned = photo.getexif()
-    turned[274] = 6  # the tag that says: turn by 90 degrees
-    photo.save(folder / 'turned.jpg', exif=turned)
-    photo.save(folder / 'colour.png')
-    photo.convert('L').resize((97, 131)).save(folder / 'grey.png')
-    photo.convert('RGBA').resize((200, 90)).save(folder / 'alpha.png')
-    return {
-        'alpha.png': (200, 90),
-        'colour.png': (160, 120),
-        'grey.png': (97, 131),
-        'turned.jpg': (120, 160),
-    }
 
 
 def test_inferencer_on_photographs(detector, tmp_path):

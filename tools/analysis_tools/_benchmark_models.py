@@ -11,6 +11,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 
 import mmctx.ops
 from mmctx.engine import cli
+from mmctx.models.layers.norms import use_half_layer_norms
 
 AMP_DTYPES = {'bf16': torch.bfloat16, 'fp16': torch.float16}
 CLASSES = 1000
@@ -62,11 +63,18 @@ def _mmpretrain(name):
     return mmpretrain.get_model(name)
 
 
+def _half(name):
+    model = _ours(name)
+    use_half_layer_norms(model)
+    return model
+
+
 LIBRARIES = {
     'torchvision': _torchvision,
     'timm': _timm,
     'mmpretrain': _mmpretrain,
     'plain': lambda name: Plain(_ours(name)),
+    'half': _half,
 }
 
 

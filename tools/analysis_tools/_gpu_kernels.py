@@ -29,7 +29,10 @@ ITERATIONS = {
         a['pixels'] / -(-a['pixels'] // a['CHUNK']) / a['ROWS']
     ),
     '_corner_sums': lambda a: -(-a['TAPS'] // a['ROWS']),
+    '_mlp': lambda a: -(-a['HIDDEN'] // a['BLOCK_H']),
 }
+#: Operations of matrix products of a launch, from its arguments.
+FLOPS = {'_mlp': lambda a: 4 * a['rows'] * a['C'] * a['HIDDEN']}
 _BINARIES = Path(triton.__file__).parent / 'backends/nvidia/bin'
 _INSTRUCTION = re.compile(
     r'^\s*/\*[0-9a-f]{4,}\*/\s+(?:@!?U?P\w+\s+)?([A-Z][A-Z0-9_.]*)([^;]*)'

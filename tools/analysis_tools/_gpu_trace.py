@@ -18,6 +18,7 @@ from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import flop_registry
 
 from mmctx.ops import triton_support
+from tools.analysis_tools._gpu_kernels import FLOPS
 
 HALF = (torch.float16, torch.bfloat16)
 #: Arguments that CUDA's implementation reads once more than its signature
@@ -181,10 +182,12 @@ class Recorder(TorchDispatchMode):
     def launch(self, kernel, programs, args, kwargs):
         variant = self.variants.launch(kernel, programs, args, kwargs)
         tensors = _tensors(args, kwargs)
+        count = FLOPS.get(variant.name, lambda _: 0)
         self.costs.append(
             Cost(
                 self.owner + variant.name,
-                sum(map(size_of, tensors)),
+                sum(map(size_of, {id(x): x for x in tensors}.values())),
+                count({**dict(zip(kernel.arg_names, args)), **kwargs}),
                 inputs=tensors,
                 variant=variant,
                 programs=programs,

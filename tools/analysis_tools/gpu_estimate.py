@@ -212,7 +212,9 @@ def setting(args):
 
 def peer_of(name):
     return next(
-        peer for start, peer in PEERS.items() if name.startswith(start)
+        peer
+        for start, peer in PEERS.items()
+        if name.rpartition(':')[2].startswith(start)
     )
 
 

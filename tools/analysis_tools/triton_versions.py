@@ -51,7 +51,8 @@ def check_installed():
         warnings.simplefilter('always')
         for model in networks():
             network = Network(model, torch.bfloat16, channels_last=True)
-            network.costs((8, 3, 224, 224), True, variants)
+            for train in (False, True):
+                network.costs((8, 3, 224, 224), train, variants)
     warned = [w for w in caught if 'fast GPU path' in str(w.message)]
     if reason is not None:
         assert not len(variants), 'kernels ran that were refused'

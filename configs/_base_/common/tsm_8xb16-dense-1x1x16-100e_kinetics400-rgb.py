@@ -135,7 +135,9 @@ default_hooks = dict(
     timer=dict(type='IterTimerHook'),
     logger=dict(type='LoggerHook', interval=20),
     param_scheduler=dict(type='ParamSchedulerHook'),
-    checkpoint=dict(type='CheckpointHook', max_keep_ckpts=3, save_best='auto'),
+    checkpoint=dict(
+        type='ResumableCheckpoint', max_keep_ckpts=3, save_best='auto'
+    ),
     sampler_seed=dict(type='DistSamplerSeedHook'),
     sync_buffers=dict(type='SyncBuffersHook'),
 )

@@ -20,6 +20,11 @@ pipeline = [
     dict(type='LoadImageFromFile'),
     dict(type='PackInputs'),
 ]
+test_pipeline = [
+    dict(type='LoadImageFromFile'),
+    dict(type='Resize', scale=(64, 64)),  # for pictures from elsewhere
+    dict(type='PackInputs'),
+]
 
 train_dataloader = dict(
     batch_size=64,
@@ -42,7 +47,7 @@ val_dataloader = dict(
         type='CustomDataset',
         data_root=data_root,
         data_prefix='val',
-        pipeline=pipeline,
+        pipeline=test_pipeline,
     ),
 )
 test_dataloader = val_dataloader

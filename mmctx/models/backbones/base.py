@@ -8,14 +8,12 @@ from typing import Any, Optional, Union
 
 import torch
 import torch.nn as nn
-import torch.nn.functional as F
-from mmcv.cnn import build_norm_layer
 from mmengine.model import BaseModule
 from mmengine.utils.dl_utils.parrots_wrapper import _BatchNorm
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
-from mmctx.models.layers.norms import refuse_norm
+from mmctx.models.layers.norms import refuse_norm, use_half_layer_norms
 from mmctx.suggestions import did_you_mean
 from mmctx.weights.fit import load_backbone
 
@@ -72,82 +70,6 @@ class Stage(nn.Sequential):
         return block(*args)
 
 
-class TokenNorm(nn.Module):
-    """Layer norm over the channels of a feature map and of a class token.
-
-    Args:
-        channels (int): Channels C.
-        norm_cfg (dict): A norm over the last dimension.
-    """
-
-    def __init__(self, channels: int, norm_cfg: dict) -> None:
-        super().__init__()
-        self.norm = build_norm_layer(norm_cfg, channels)[1]
-
-    def forward(
-        self, x: Tensor, token: Optional[Tensor] = None
-    ) -> tuple[Tensor, Optional[Tensor]]:
-        """(N, C, H, W) and (N, 1, C) to the same."""
-        x = self.norm(x.permute(0, 2, 3, 1)).permute(0, 3, 1, 2)
-        return x, token if token is None else self.norm(token)
-
-
-def complete_patches(
-    x: Tensor, patch_size: int, stride: int, dilation: int
-) -> Tensor:
-    """Pad a feature map by zeros, where its last patches leave it.
-
-    Args:
-        x (Tensor): (N, C, H, W).
-        patch_size (int): Pixels on the side of a patch.
-        stride (int): Distance of neighbouring patches.
-        dilation (int): Distance of neighbouring pixels of a patch.
-
-    Returns:
-        Tensor: Larger at the bottom and right, such that a convolution of the
-        patches returns ceil(H / stride) x ceil(W / stride) pixels.
-    """
-    overlap = (patch_size - 1) * dilation + 1 - stride
-    bottom = -x.shape[2] % stride + overlap
-    right = -x.shape[3] % stride + overlap
-    return F.pad(x, (0, right, 0, bottom)) if bottom or right else x
-
-
-class PatchEmbedding(nn.Module):
-    """Project patches to pixels of a coarser feature map, then normalise.
-
-    Args:
-        in_channels (int): Channels of the input.
-        channels (int): Channels C of the output.
-        patch_size (int): Side of a patch.
-        norm_cfg (dict): A norm over the last dimension.
-        stride (int): Distance of neighbouring patches.
-        dilation (int): Distance of neighbouring pixels of a patch.
-    """
-
-    def __init__(
-        self,
-        in_channels: int,
-        channels: int,
-        patch_size: int,
-        norm_cfg: dict,
-        stride: int,
-        dilation: int,
-    ) -> None:
-        super().__init__()
-        self.geometry = patch_size, stride, dilation
-        self.proj = nn.Conv2d(
-            in_channels, channels, patch_size, stride, dilation=dilation
-        )
-        self.norm = TokenNorm(channels, norm_cfg)
-
-    def forward(self, x: Tensor) -> Tensor:
-        """(N, C_in, H, W) to (N, C, ceil(H / stride), ceil(W / stride))."""
-        x = complete_patches(x, *self.geometry)
-        x = self.proj(x.contiguous(memory_format=torch.channels_last))
-        return self.norm(x)[0]
-
-
 class ContextBackbone(BaseModule):
     """A stem and up to four stages of blocks, one feature map per stage.
 
@@ -178,6 +100,8 @@ class ContextBackbone(BaseModule):
         norm_cfg (dict, optional): Norm layers. Defaults to those of the
             network; layer norms and norms of feature maps (N, C, H, W) cannot
             replace each other.
+        half_norms (bool): Layer norms read and write half precision under
+            autocast, which is faster on a GPU. Defaults to False.
         init_cfg (dict or list, optional): Initialisation. ``Pretrained``
             takes an ``mmctx://`` name, a released file, or a checkpoint of
             a classifier, detector or segmentor with this backbone, and with
@@ -209,6 +133,7 @@ class ContextBackbone(BaseModule):
         norm_eval: bool = False,
         with_cp: bool = False,
         norm_cfg: Optional[dict] = None,
+        half_norms: bool = False,
         init_cfg: Optional[Union[dict, list]] = None,
         **unknown: Any,
     ) -> None:
@@ -233,6 +158,7 @@ class ContextBackbone(BaseModule):
                 f'{output_stride!r}.'
             )
         self.norm_cfg = self._resolve_norm_cfg(norm_cfg)
+        self.half_norms = half_norms
         self.in_channels = in_channels
         self.out_indices = self._resolve_out_indices(out_indices)
         self.num_stages = self.out_indices[-1] + 1
@@ -492,6 +418,8 @@ class ContextBackbone(BaseModule):
         """Finish construction, once a subclass has its stem and stages."""
         self._reset_parameters()
         self._freeze_stages()
+        if self.half_norms:
+            use_half_layer_norms(self)
 
     def _reset_parameters(self) -> None:
         """Initial values that differ from PyTorch's defaults."""

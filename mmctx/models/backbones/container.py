@@ -11,13 +11,13 @@ from torch import Tensor
 from mmctx.models.backbones.base import (
     STRIDES,
     ContextBackbone,
-    PatchEmbedding,
     Stage,
     broadcast_to_stages,
     drop_path_rates,
 )
 from mmctx.models.layers import ContextAggregation, ConvPositionEncoding
 from mmctx.models.layers.mlp import ConvMLP
+from mmctx.models.layers.patch_embedding import PatchEmbedding
 from mmctx.models.layers.stochastic_depth import StochasticDepth
 from mmctx.ops import add_conv, add_mlp
 from mmctx.registry import register
@@ -149,6 +149,10 @@ class Container(ContextBackbone):
             ``dict(type='BN')``.
         drop_path_rate (float): Stochastic depth of the last block; it grows
             linearly from 0 at the first. Defaults to 0.
+        half_norms (bool): See :class:`ContextBackbone`. Here it concerns the
+            patch embeddings alone, but everything behind them: otherwise
+            their output, and each sum with it, is float32 under autocast.
+            Defaults to True.
         **kwargs: See :class:`ContextBackbone`.
 
     Raises:
@@ -190,6 +194,7 @@ class Container(ContextBackbone):
         arch: Union[str, dict] = 'light',
         aggregation: Optional[dict] = None,
         drop_path_rate: float = 0.0,
+        half_norms: bool = True,
         **kwargs: Any,
     ) -> None:
         arch = self._resolve_arch(
@@ -202,10 +207,7 @@ class Container(ContextBackbone):
             raise ValueError(
                 f'aggregation may hold {AGGREGATION}, got {aggregation!r}.'
             )
-        super().__init__(
-            arch['embed_dims'],
-            **kwargs,
-        )
+        super().__init__(arch['embed_dims'], half_norms=half_norms, **kwargs)
         rates = drop_path_rates(drop_path_rate, arch['depths'])
         for i in range(self.num_stages):
             self.stages.append(

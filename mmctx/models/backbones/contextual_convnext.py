@@ -10,13 +10,15 @@ from torch import Tensor
 
 from mmctx.models.backbones.base import (
     STRIDES,
-    PatchEmbedding,
-    complete_patches,
 )
 from mmctx.models.backbones.contextual_cnn import ContextualCNN
 from mmctx.models.layers import ContextualConv2d
 from mmctx.models.layers.mlp import TokenMLP
 from mmctx.models.layers.norms import build_norm
+from mmctx.models.layers.patch_embedding import (
+    PatchEmbedding,
+    complete_patches,
+)
 from mmctx.models.layers.pooling import halved
 from mmctx.models.layers.stochastic_depth import StochasticDepth
 from mmctx.ops import add_mlp
@@ -195,3 +197,6 @@ class ContextualConvNeXt(ContextualCNN):
                 nn.init.trunc_normal_(module.weight, std=0.02)
                 if module.bias is not None:
                     nn.init.zeros_(module.bias)
+        # Padding would be zeros, whose norms have a gradient of 1 / sqrt(eps),
+        # one times the other.
+        nn.init.trunc_normal_(self.stem.proj.bias, std=0.02)

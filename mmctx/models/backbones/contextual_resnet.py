@@ -21,8 +21,19 @@ class ContextualOperator(nn.Sequential):
     def forward(
         self, x: Tensor, context: Optional[Tensor], valid: Optional[Tensor]
     ) -> Tensor:
-        """(N, C, H, W), context and valid sizes to (N, C, H', W')."""
+        """(N, C, H, W), context and valid sizes to (N, C, H', W').
+
+        Raises:
+            ValueError: The norm was folded into the convolution's weights,
+                though the predicted offsets of the weights need it, too.
+        """
         conv, *layers = self
+        if conv.weight_predictor and isinstance(layers[0], nn.Identity):
+            raise ValueError(
+                'fuse_conv_bn cannot fold the norm behind a contextual '
+                'convolution: its weights change with each image. Fuse the '
+                'other parts of the model.'
+            )
         x = conv(x, context, valid)
         for layer in layers:
             x = layer(x)

@@ -40,7 +40,8 @@ def gaussian_log_prior(
         Tensor: (..., H * W), row by row.
     """
     distances = [
-        (scale * (centre - torch.arange(0.5, size, device=centre.device))) ** 2
+        (scale * (centre - torch.arange(size, device=centre.device).add(0.5)))
+        ** 2
         for scale, centre, size in zip(
             scales.split(1, -1), centres.split(1, -1), reversed(map_size)
         )

@@ -90,13 +90,26 @@ class SMCADETR(DETR):
             ValueError: The feature map has another stride than the detector.
         """
         feat = img_feats[-1]
-        map_size = tuple(feat.shape[-2:])
-        self._check_stride(map_size, batch_data_samples[0].batch_input_shape)
+        self._check_stride(
+            tuple(feat.shape[-2:]), batch_data_samples[0].batch_input_shape
+        )
         sizes = feat.new_tensor(
             [sample.img_shape[:2] for sample in batch_data_samples],
             dtype=torch.float32,
         )
-        valid_sizes = sizes.flip(1) / self.stride
+        return self.transformer_inputs(feat, sizes.flip(1))
+
+    def transformer_inputs(
+        self, feat: Tensor, sizes: Tensor
+    ) -> tuple[dict, dict]:
+        """As :meth:`pre_transformer`.
+
+        Args:
+            feat (Tensor): (N, C, H, W).
+            sizes (Tensor): Width and height of each image in pixels, (N, 2).
+        """
+        map_size = tuple(feat.shape[-2:])
+        valid_sizes = sizes / self.stride
         padding = _padding(map_size, valid_sizes)
         pos = self.positional_encoding(padding).to(feat.dtype)
         feat, pos = (x.flatten(2).transpose(1, 2) for x in (feat, pos))

@@ -8,7 +8,7 @@ import torch.nn as nn
 import torch.nn.functional as F
 from torch import Tensor
 
-from mmctx.ops import attention, norm_conv
+from mmctx.ops import attention, norm_conv, pointwise
 
 DYNAMIC = ('attention', 'none')
 STATIC = ('conv', 'mlp', 'mlp_lr', 'dense_conv', 'none')
@@ -243,7 +243,7 @@ class ContextAggregation(nn.Module):
         dynamic = self._attend(*query_key, v) if self.has_dynamic else None
         # The values are released here, where memory peaks.
         v = None if self.static is None else self.static(v)
-        return self.project_out(self._mix(dynamic, v))
+        return pointwise(self._mix(dynamic, v), self.project_out)
 
     def _attend(self, *query_key_value: Tensor) -> Tensor:
         """Eq. 4 applied to the values."""

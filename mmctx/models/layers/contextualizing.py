@@ -36,7 +36,8 @@ def considered_classes(scores: Tensor, count: int) -> Tensor:
         Tensor: Mask (N, classes), bool.
     """
     kept = scores.detach().topk(count, dim=1, sorted=False).indices
-    return torch.zeros_like(scores, dtype=torch.bool).scatter(1, kept, True)
+    # Of floats: a traced module has no scatter of booleans.
+    return torch.zeros_like(scores).scatter(1, kept, 1.0) > 0
 
 
 class ScoreHead(nn.Module):

@@ -7,6 +7,9 @@ from collections import OrderedDict
 
 import torch.nn as nn
 from mmcv.cnn import build_norm_layer
+from torch import Tensor
+
+from mmctx.ops import pointwise
 
 
 class TokenMLP(nn.Sequential):
@@ -34,8 +37,6 @@ class TokenMLP(nn.Sequential):
 class ConvMLP(nn.Sequential):
     """A norm and two 1 x 1 convolutions with a GELU between them.
 
-    (N, C, H, W) to (N, C, H, W).
-
     Args:
         channels (int): Channels C of input and output.
         hidden_channels (int): Channels between the convolutions.
@@ -52,3 +53,9 @@ class ConvMLP(nn.Sequential):
             fc2=nn.Conv2d(hidden_channels, channels, 1),
         )
         super().__init__(layers)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(N, C, H, W) to the same."""
+        for layer in self:
+            x = pointwise(x, layer)
+        return x

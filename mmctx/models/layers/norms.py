@@ -7,9 +7,16 @@ from typing import Any, Optional
 import torch
 import torch.distributed as dist
 import torch.nn as nn
+import torch.nn.functional as F
 from mmcv.cnn import build_norm_layer
 from mmengine.utils.dl_utils.parrots_wrapper import _BatchNorm, _InstanceNorm
 from torch import Tensor
+
+from mmctx.ops.precision import (
+    autocast_device,
+    cast_by_autocast,
+    without_autocast,
+)
 
 
 class LayerNorm2d(nn.LayerNorm):
@@ -18,6 +25,39 @@ class LayerNorm2d(nn.LayerNorm):
     def forward(self, x: Tensor) -> Tensor:
         """(N, C, H, W) to (N, C, H, W)."""
         return super().forward(x.permute(0, 2, 3, 1)).permute(0, 3, 1, 2)
+
+
+class HalfLayerNorm(nn.LayerNorm):
+    """Layer norm that reads and writes half precision under autocast.
+
+    Autocast has layer norms read and write float32, and so everything that is
+    added to their output. Either way they sum in float32.
+    """
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(..., C) to the same."""
+        if not torch.is_autocast_enabled(autocast_device(x)):
+            return super().forward(x)
+        x = cast_by_autocast(x)
+        parameters = (
+            p if p is None else p.to(x.dtype) for p in (self.weight, self.bias)
+        )
+        with without_autocast(x):
+            return F.layer_norm(
+                x, self.normalized_shape, *parameters, self.eps
+            )
+
+
+class HalfLayerNorm2d(LayerNorm2d, HalfLayerNorm):
+    """:class:`LayerNorm2d` in half precision under autocast."""
+
+
+def use_half_layer_norms(model: nn.Module) -> None:
+    """Turn a network's layer norms into :class:`HalfLayerNorm`, in place."""
+    halves = {nn.LayerNorm: HalfLayerNorm, LayerNorm2d: HalfLayerNorm2d}
+    for module in model.modules():
+        if type(module) in halves:
+            module.__class__ = halves[type(module)]
 
 
 def refuse_norm(norm_cfg: Any, *dims: int) -> Optional[str]:

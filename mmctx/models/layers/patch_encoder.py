@@ -8,6 +8,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from mmctx.ops import add_mlp, attention, windowed
+from mmctx.ops.dispatch import is_known
+from mmctx.ops.windowed.windows import cut
 
 from .mlp import TokenMLP
 from .position_codes import (
@@ -53,14 +55,22 @@ class PatchAttention(nn.Module):
         self.attention_drop_rate = drop_rate
         self.proj_drop = nn.Dropout(drop_rate)
 
-    def forward(self, x: Tensor) -> Tensor:
-        """Windows (N, B, h, w, C) to the same."""
+    def forward(self, x: Tensor, padding: Optional[Tensor] = None) -> Tensor:
+        """Windows (N, B, h, w, C) to the same.
+
+        ``padding`` (B, h, w) is true at tokens that none attends to.
+        """
         heads = self.qkv(x).flatten(2, 3).flatten(0, 1)
         heads = heads.unflatten(2, (3, self.num_heads, -1))
         q, k, v = heads.permute(2, 0, 3, 1, 4).unbind()
         bias = None
         if self.window_size is not None:
             bias = self._relative_bias(*x.shape[2:4]).to(q.dtype)
+        if padding is not None:
+            hidden = padding.flatten(1).repeat(x.shape[0], 1)[:, None, None]
+            low = torch.zeros_like(hidden, dtype=q.dtype)
+            low = low.masked_fill(hidden, -torch.inf)
+            bias = low if bias is None else bias + low
         drop_rate = self.attention_drop_rate if self.training else 0.0
         out = attention(q, k, v, bias, drop_rate).transpose(1, 2)
         return self.proj_drop(self.proj(out.reshape(x.shape)))
@@ -101,7 +111,8 @@ class PatchwiseTransformerEncoder(nn.Module):
     Where P does not divide the feature map, the paper speaks of "marginal
     padding" and of no mask. Masking is ours: by default no token attends to
     padding. The result is computed without any padding, in windows that the
-    border cuts off.
+    border cuts off; an exporter that leaves the size open records padding and
+    its mask.
 
     Source: `ConTNet: Why not use convolution and transformer at the same
     time? <https://arxiv.org/abs/2104.13497>`_, Sec. 3.2, Eq. 4 to 8, Table 8.
@@ -179,48 +190,77 @@ class PatchwiseTransformerEncoder(nn.Module):
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
-        """The release's initial values."""
+        """The release's initial values, but for one bias.
+
+        Padding makes tokens of zeros, whose norm has a gradient of 1 /
+        sqrt(eps), and behind another one the product: with the bias, tokens
+        differ from channel to channel before they meet a norm.
+        """
         for module in self.modules():
             if isinstance(module, nn.Linear):
                 nn.init.trunc_normal_(module.weight, std=0.02)
                 if module.bias is not None:
                     nn.init.zeros_(module.bias)
+        nn.init.trunc_normal_(self.attention.proj.bias, std=0.02)
         if self.attention.window_size is not None:
             nn.init.trunc_normal_(self.attention.bias_table, std=0.02)
 
     def forward(self, x: Tensor) -> Tensor:
         """(N, C, H, W) to (N, C, H, W), channels last in memory."""
         height, width = x.shape[2:]
-        if not self.pad_mask:
-            bottom, right = (-side % self.patch_size for side in x.shape[2:])
-            x = F.pad(x, (0, right, 0, bottom))
+        padding = None
+        if not (self.pad_mask and is_known(height, width)):
+            x, padding = self._pad(x)
         x = x.permute(0, 2, 3, 1)
         if self.codes_whole_map:
             x = self.position(x)
         # Factors (N, 1, 1, 1, 1) for all windows of an image.
         factors = [self.drop_path(x.unsqueeze(1)) for _ in range(2)]
         x = windowed(
-            lambda windows: self._encode(windows, *factors),
+            lambda windows: self._encode(windows, *factors, padding),
             x,
             self.patch_size,
             *self.children(),
         )
         return x[:, :height, :width].permute(0, 3, 1, 2)
 
+    def _pad(self, x: Tensor) -> tuple[Tensor, Optional[Tensor]]:
+        """Fill whole windows by zeros; where they are, if it matters.
+
+        Returns:
+            tuple: (N, C, H', W') and (B, P, P), true at zeros, or None.
+        """
+        size = self.patch_size
+        counts = [(side + size - 1) // size for side in x.shape[2:]]
+        bottom, right = (
+            count * size - side for count, side in zip(counts, x.shape[2:])
+        )
+        padded = F.pad(x, (0, right, 0, bottom))
+        if not self.pad_mask:
+            return padded, None
+        rows, columns = (
+            torch.arange(count * size, device=x.device) >= side
+            for count, side in zip(counts, x.shape[2:])
+        )
+        outside = rows.unsqueeze(1) | columns
+        return padded, cut(outside[None, ..., None], size, size)[0, ..., 0]
+
     def _encode(
         self,
         x: Tensor,
         attention_factor: Optional[Tensor],
         mlp_factor: Optional[Tensor],
+        padding: Optional[Tensor],
     ) -> Tensor:
         """Windows (N, B, h, w, C) to the same."""
         if not self.codes_whole_map:
             x = self.position(x)
         if self.pre_norm:
-            branch = self.attention(self.norm1(x))
+            branch = self.attention(self.norm1(x), padding)
             x = add_branch(x, branch, attention_factor)
             return add_mlp(x, self.mlp, self.norm2, scale=mlp_factor)
-        x = self.norm1(add_branch(x, self.attention(x), attention_factor))
+        branch = self.attention(x, padding)
+        x = self.norm1(add_branch(x, branch, attention_factor))
         return self.norm2(add_mlp(x, self.mlp, scale=mlp_factor))
 
 

@@ -5,6 +5,8 @@ import torch.nn as nn
 import torch.nn.functional as F
 from torch import Tensor
 
+from mmctx.ops.dispatch import is_known
+
 
 class PositionCode1d(nn.Module):
     """Add one learned vector per token of a window.
@@ -23,7 +25,7 @@ class PositionCode1d(nn.Module):
         """(..., H, W, C), a window or its upper left part, to the same."""
         height, width = x.shape[-3:-1]
         table = self.table.unflatten(0, (self.size, self.size))
-        return x + table[:height, :width]
+        return x + table[:height, :width].to(x.dtype)
 
 
 class PositionCode2d(nn.Module):
@@ -46,7 +48,8 @@ class PositionCode2d(nn.Module):
         rows = self._fit(self.rows[0, :, 0], height)
         columns = self._fit(self.columns[0, 0], width)
         rows = rows.unsqueeze(1).expand(-1, width, -1)
-        return x + torch.cat((rows, columns.expand(height, -1, -1)), 2)
+        code = torch.cat((rows, columns.expand(height, -1, -1)), 2)
+        return x + code.to(x.dtype)
 
     @staticmethod
     def _fit(table: Tensor, length: int) -> Tensor:
@@ -58,7 +61,7 @@ class ImagePositionCode2d(PositionCode2d):
 
     @staticmethod
     def _fit(table: Tensor, length: int) -> Tensor:
-        if len(table) == length:
+        if is_known(length) and len(table) == length:
             return table
         table = table.t().unsqueeze(0)
         return F.interpolate(table, length, mode='linear')[0].t()

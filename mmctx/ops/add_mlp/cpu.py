@@ -27,7 +27,7 @@ def refuse(x, mlp, norm=None, branch=None, scale=None) -> Optional[str]:
     if kinds == {nn.Linear}:
         if scale is not None and scale.shape != x.shape[-1:]:
             return 'the scale is not one factor per channel'
-        if type(norm) not in (type(None), nn.LayerNorm):
+        if norm is not None and not isinstance(norm, nn.LayerNorm):
             return f'the norm is a {type(norm).__name__}'
         return None
     if kinds == {nn.Conv2d} and x.dim() == 4:
@@ -48,19 +48,6 @@ def add_mlp(x, mlp, norm=None, branch=None, scale=None) -> Tensor:
     layers = (mlp.fc1.weight, mlp.fc1.bias, mlp.fc2.weight, mlp.fc2.bias)
     _add_rows(x, branch, out, norm, layers, scale)
     return out
-
-
-def refuse_feed_forward(branch, x, token, mlp) -> Optional[str]:
-    """Why the layers of this branch are not computed slice by slice."""
-    return refuse(token, mlp, branch.norm)
-
-
-def feed_forward(branch, x, token, mlp) -> tuple[Tensor, Tensor]:
-    """As the forward of CoaT's branch, for pixels and class tokens."""
-    pixels = x.permute(0, 2, 3, 1)
-    pixels = add_mlp(pixels, mlp, branch.norm)
-    token = add_mlp(token, mlp, branch.norm)
-    return pixels.permute(0, 3, 1, 2), token
 
 
 def _add_convolutions(x: Tensor, mlp: nn.Module, branch: Tensor) -> Tensor:

@@ -7,6 +7,7 @@ import torch.nn as nn
 from torch import Tensor
 
 from ..dispatch import cpu_variant
+from ..pointwise import pointwise
 from . import cpu
 
 __all__ = ['norm_conv']
@@ -38,4 +39,5 @@ def norm_conv(
     Raises:
         RuntimeError: ``sizes`` do not sum to the convolution's channels.
     """
-    return conv(x if norm is None else norm(x)).split(list(sizes), 1)
+    x = pointwise(x if norm is None else norm(x), conv)
+    return x.split(list(sizes), 1)

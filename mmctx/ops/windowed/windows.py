@@ -3,6 +3,8 @@
 import torch
 from torch import Tensor
 
+from ..dispatch import is_known
+
 
 def rectangles(x: Tensor, size: int) -> list[list[tuple[Tensor, int, int]]]:
     """Parts of a feature map that equal windows tile.
@@ -22,7 +24,12 @@ def rectangles(x: Tensor, size: int) -> list[list[tuple[Tensor, int, int]]]:
 
 
 def _divide(x: Tensor, dim: int, size: int) -> list[tuple[Tensor, int]]:
-    """What whole windows fill, what is left, and the side of the windows."""
+    """What whole windows fill, what is left, and the side of the windows.
+
+    Whole windows have to fill a size that an exporter leaves open.
+    """
+    if not is_known(x.shape[dim]):
+        return [(x, size)]
     rest = x.shape[dim] % size
     whole = x.shape[dim] - rest
     parts = [(x.narrow(dim, 0, whole), size)] if whole else []

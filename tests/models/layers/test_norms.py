@@ -9,10 +9,13 @@ from mmengine.model import revert_sync_batchnorm
 from torch import nn
 
 from mmctx.models.layers.norms import (
+    HalfLayerNorm,
+    LayerNorm2d,
     VectorSequential,
     apply_vector_norm,
     build_norm,
     build_vector_norm,
+    use_half_layer_norms,
 )
 
 CONFIGS = {
@@ -92,3 +95,32 @@ def test_synchronised_norms_of_several_ranks_see_other_vectors(monkeypatch):
         monkeypatch.setattr(dist, 'get_world_size', lambda group, n=ranks: n)
         apply_vector_norm(norm, torch.randn(1, 6))
     assert modes == [False, True]
+
+
+@pytest.mark.parametrize('dtype', [torch.bfloat16, torch.float16])
+@pytest.mark.parametrize('kind', [nn.LayerNorm, LayerNorm2d])
+@pytest.mark.parametrize('affine', [True, False])
+def test_half_layer_norms(kind, dtype, affine):
+    torch.manual_seed(0)
+    norm = kind(6, elementwise_affine=affine)
+    for parameter in norm.parameters():
+        nn.init.normal_(parameter)
+    half, x = copy.deepcopy(norm), torch.randn(2, 6, 6, 6, requires_grad=True)
+    use_half_layer_norms(half)
+    assert isinstance(half, HalfLayerNorm) and isinstance(half, kind)
+    assert torch.equal(half(x), norm(x))
+    with torch.autocast('cpu', dtype):
+        out, expected = half(x), norm(x)
+        assert half(x.double()).dtype == torch.float64
+    assert out.dtype == dtype and expected.dtype == torch.float32
+    rounding = dict(rtol=0, atol=8 * torch.finfo(dtype).eps)
+    torch.testing.assert_close(out.float(), expected, **rounding)
+    actual, expected = (
+        torch.autograd.grad(y.float().sum(), (x, *layer.parameters()))
+        for y, layer in ((out, half), (expected, norm))
+    )
+    for a, b in zip(actual, expected):
+        assert a.dtype == torch.float32
+        torch.testing.assert_close(
+            a, b, rtol=0.1, atol=20 * torch.finfo(dtype).eps
+        )

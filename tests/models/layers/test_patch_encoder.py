@@ -257,7 +257,9 @@ def test_initial_values(position):
     torch.manual_seed(0)
     encoder = PatchwiseTransformerEncoder(64, 7, position=position, map_size=9)
     for name, value in encoder.named_parameters():
-        if name.startswith('position') or name.endswith('bias'):
+        if name == 'attention.proj.bias':
+            assert value.std().item() == pytest.approx(0.02, rel=0.4), name
+        elif name.startswith('position') or name.endswith('bias'):
             assert not value.any(), name
         elif 'norm' in name:
             assert torch.equal(value, torch.ones_like(value)), name
