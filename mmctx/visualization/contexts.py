@@ -21,7 +21,7 @@ from mmctx.models.layers import (
     CoTLayer,
     PatchwiseTransformerEncoder,
 )
-from mmctx.models.layers.conv_attention import CrossScaleAttention, split
+from mmctx.models.layers.conv_attention import CrossScaleAttention
 from mmctx.ops.contextual_deform_conv.reference import tap_positions
 
 from .panels import Panel, stride_of
@@ -37,10 +37,15 @@ def cot(layer: CoTLayer, call: Call, y: int, x: int) -> Drawn:
     if layer.context == 'static':
         return [], None
     (attention,) = replay(layer, call, layer.attention)
-    kernel = (layer.kernel_size,) * 2
-    weights = attention.output[0, :, y, x].unflatten(0, (-1, *kernel))
+    side, reach = layer.kernel_size, layer.kernel_size // 2 * layer.dilation
+    weights = attention.output[0, :, y, x].unflatten(0, (-1, side, side))
     size = call.output.shape[2:]
-    near = around(weights.abs().mean(0), y, x, size, layer.dilation)
+    near = weights.new_full([n + 2 * reach for n in size], torch.nan)
+    rows, columns = (
+        slice(n, n + 2 * reach + 1, layer.dilation) for n in (y, x)
+    )
+    near[rows, columns] = weights.abs().mean(0)
+    near = near[reach : reach + size[0], reach : reach + size[1]]
     panels = [
         Panel('|attention|, mean over groups', near),
         Panel('attention, a row per group', weights.flatten(1), False),
@@ -54,7 +59,6 @@ def cot(layer: CoTLayer, call: Call, y: int, x: int) -> Drawn:
     )
     part = dynamic / (dynamic + static).clamp_min(1e-12)
     panels.append(Panel('dynamic part of the output', part))
-    panels.append(Panel('dynamic share by channel', share[:, :, 0].T, False))
     return panels, share.mean().item()
 
 
@@ -128,8 +132,12 @@ def contextual_cnn(
             Panel('mean offset in its pixels', steps),
         ]
     if layer.weight_predictor is not None:
-        delta = kernel_change(layer, call).flatten(0, 1).norm(dim=0)
-        weight = layer.weight.flatten(0, 1).norm(dim=0)
+        (predicted,) = replay(layer, call, layer.weight_predictor)
+        delta = predicted.output[0].unflatten(0, layer.weight_predictor.shape)
+        delta, weight = (
+            w.flatten(0, 1).norm(dim=0)
+            for w in (delta.expand_as(layer.weight), layer.weight)
+        )
         panels.append(Panel('change of the kernel', delta / weight, False))
         level = (delta.norm() / weight.norm()).item()
     return panels, level
@@ -140,26 +148,16 @@ def sampling_points(
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Positions (T, 2), x and y in pixels of the input, and masks (T,) of the
     taps at a pixel; the mean length of the offsets of each (H', W')."""
-    predictor = layer.sampling_predictor
-    (predicted,) = replay(layer, call, predictor)
-    raw, taps = predicted.output[:1], predictor.taps
-    mask = raw.new_ones(taps)
-    if predictor.mask:
-        mask = raw[0, 2 * taps :, y, x].sigmoid()
+    (predicted,) = replay(layer, call, layer.sampling_predictor)
+    taps = layer.sampling_predictor.taps
+    raw, mask = predicted.output[:1].tensor_split((2 * taps,), 1)
     dilation = raw.new_tensor(layer.dilation)[:, None, None]
-    steps = raw[:, : 2 * taps].unflatten(1, (taps, 2)) * dilation
+    steps = raw.unflatten(1, (taps, 2)) * dilation
     geometry = layer.kernel_size, layer.stride, layer.padding, layer.dilation
     places = tap_positions(steps.flatten(1, 2), *geometry)
     places = places[0, :, y * raw.shape[3] + x].flip(0).T
+    mask = mask[0, :, y, x].sigmoid() if mask.numel() else raw.new_ones(taps)
     return places, mask, steps[0].norm(dim=1).mean(0)
-
-
-def kernel_change(layer: ContextualConv2d, call: Call) -> Tensor:
-    """Offsets of the weights, (C_out, C / groups, K, K)."""
-    predictor = layer.weight_predictor
-    (predicted,) = replay(layer, call, predictor)
-    delta = predicted.output[0].unflatten(0, predictor.shape)
-    return delta.expand_as(layer.weight)
 
 
 def container(layer: ContextAggregation, call: Call, y: int, x: int) -> Drawn:
@@ -212,13 +210,10 @@ def coat(layer: ConvAttention, call: Call, y: int, x: int) -> Drawn:
 def effective_attention(
     layer: ConvAttention, call: Call, y: int, x: int, encoded: bool
 ) -> tuple[Tensor, Tensor]:
-    """Values (L, C), and their weights at a pixel of its own scale, with the
-    position encoding or without. A class token comes first."""
-    if isinstance(layer, CrossScaleAttention):
-        q, k, v = (part[:1] for part in call.args[0][0])
-    else:
-        (qkv,) = replay(layer, call, layer.qkv)
-        q, k, v = qkv.output[:1].chunk(3, 2)
+    """Values (L, C), and their weights at a pixel, with the position encoding
+    or without. A class token comes first."""
+    (qkv,) = replay(layer, call, layer.qkv)
+    q, k, v = qkv.output[:1].chunk(3, 2)
     size = call.output[0].shape[2:]
     encoding = (*call.args, None, None)[2] if encoded else None
     pixel = v.shape[1] - size.numel() + y * size[1] + x
@@ -229,79 +224,43 @@ def effective_attention(
 
 def coat_exchange(block: ParallelBlock, call: Call, y: int, x: int) -> Drawn:
     """What the scales of a parallel block receive from each other."""
-    if not block.is_cross and not block.is_mixed:
-        return [], None
     panels, shares = [], []
-    for scale in block.outputs:
-        norms = {
-            other: part.norm(dim=0)
-            for other, part in exchanged(block, call, scale).items()
-        }
+    for scale in block.outputs if block.is_mixed else ():
+        parts = exchanged(block, call, scale)
+        norms = {s: parts[s].norm(dim=0) for s in sorted(parts)}
         total = sum(norms.values()).clamp_min(1e-12)
-        panels.append(
-            Panel(
-                f'part of scale {scale} from others', 1 - norms[scale] / total
-            )
-        )
-        shares.append([norms[s].sum() / total.sum() for s in sorted(norms)])
+        part = 1 - norms[scale] / total
+        panels.append(Panel(f'part of scale {scale} from others', part))
+        shares.append([norm.sum() / total.sum() for norm in norms.values()])
+    if not panels:
+        return [], None
+    level = sum(panel.values.mean().item() for panel in panels) / len(panels)
     title = 'share of each scale, a row per output'
-    panels.append(Panel(title, torch.tensor(shares), False))
-    others = torch.stack([panel.values.mean() for panel in panels[:-1]])
-    return panels, others.mean().item()
+    return [*panels, Panel(title, torch.tensor(shares), False)], level
 
 
 def exchanged(
     block: ParallelBlock, call: Call, scale: str
 ) -> dict[str, Tensor]:
     """What each scale adds to one: feature maps (C, H, W)."""
-    attention, scales = block.attention, [scale, *OTHERS[scale]]
-    if block.is_cross:
-        (made,) = replay(block, call, attention[scale])
-        sources, size, encoding = made.args
-        maps = [
-            split(attention[scale].attend(*source, size, encoding), size)[0]
-            for source in sources
-        ]
-    else:
-        calls = replay(block, call, *(attention[s] for s in scales))
-        size = calls[0].output[0].shape[2:]
-        maps = [
-            F.interpolate(made.output[0], size, mode='bilinear')
-            for made in calls
-        ]
-    return {s: m[0] for s, m in zip(scales, maps)}
+    scales = [scale, *OTHERS[scale]]
+    calls = replay(block, call, *(block.attention[s] for s in scales))
+    size = calls[0].output[0].shape[2:]
+    return {
+        s: F.interpolate(attended.output[0], size, mode='bilinear')[0]
+        for s, attended in zip(scales, calls)
+    }
 
 
 def _by_head(fields: Tensor) -> list[Panel]:
     return [Panel(f'head {i}', field) for i, field in enumerate(fields, 1)]
 
 
-def around(
-    kernel: Tensor, y: int, x: int, size: Sequence[int], dilation: int
-) -> Tensor:
-    """A kernel (K, K) on a feature map (H, W) around a pixel, else NaN."""
-    reach = len(kernel) // 2 * dilation
-    field = kernel.new_full([n + 2 * reach for n in size], torch.nan)
-    rows = slice(y, y + 2 * reach + 1, dilation)
-    field[rows, x : x + 2 * reach + 1 : dilation] = kernel
-    return field[reach : reach + size[0], reach : reach + size[1]]
-
-
 def affinity(
     function: Callable[[Tensor], Tensor], values: Tensor, pixel: tuple
 ) -> Tensor:
-    """Weights of all values in one pixel of an affine function of them.
-
-    Its derivative, however it is computed; it must mix no channels.
-
-    Args:
-        function (Callable): From values (1, ...) to a result (1, ...).
-        values (Tensor): (1, ...), channels included.
-        pixel (tuple): Index of the pixel in ``result[0]``.
-
-    Returns:
-        Tensor: In the shape of ``values[0]``.
-    """
+    """Weights of all values (1, ...) in one pixel, an index of ``result[0]``,
+    of an affine function of them that mixes no channels: its derivative."""
     with torch.enable_grad():
         values = values.detach().requires_grad_()
         output = function(values)[0][pixel].sum()
@@ -331,6 +290,7 @@ def context_layers(model: nn.Module) -> dict[str, nn.Module]:
         name: module
         for name, module in model.named_modules()
         if isinstance(module, tuple(_DRAWERS))
+        and not isinstance(module, CrossScaleAttention)
     }
 
 
@@ -344,19 +304,17 @@ def context_rows(
     """Panels of the context at a place of an image.
 
     The last layer of each resolution has a row, for ConTNet of each resolution
-    and window; then come curves over all layers.
+    and window; then come curves over all layers. Calls on anything but feature
+    maps of one image, such as regions of interest, are left out.
 
     Args:
         layers (Mapping): Of :func:`context_layers`.
-        calls (Mapping): What :func:`~mmctx.visualization.record` recorded of
-            them for a single image. Calls on other than its feature maps,
-            such as regions of interest, are left out.
+        calls (Mapping): What was recorded of them.
         size (Sequence[int]): Height and width of the network's input.
         at (tuple[float, float]): The place, x and y in pixels of the input.
 
     Returns:
-        list: For :func:`~mmctx.visualization.draw_panels`; empty if no layer
-        has a context to show.
+        list: Names and panels of rows.
     """
     rows, levels = {}, {}
     for name, layer in layers.items():
@@ -386,16 +344,17 @@ def context_rows(
 def feature_rows(
     output: Any, size: Sequence[int], channels: int = 7
 ) -> list[tuple[str, list[Panel]]]:
-    """Panels of the feature maps in what a module returned.
+    """Panels of the feature maps in what a module returned for one image.
 
     Args:
-        output (Any): Tensors (1, C, H, W) or (1, H, W, C), at any depth.
+        output (Any): Tensors (1, C, H, W) or (1, H, W, C), at any depth;
+            others are left out.
         size (Sequence[int]): Height and width of the network's input.
         channels (int): How many channels to show beside the norm over all:
             those of the largest variance. Defaults to 7.
 
     Returns:
-        list: As of :func:`context_rows`; empty if there is no feature map.
+        list: Names and panels of rows.
     """
     rows = []
     for x in tensors_in(output):

@@ -13,13 +13,7 @@ __all__ = ['Call', 'record', 'replay', 'tensors_in']
 
 
 class Call(NamedTuple):
-    """One call of a module, with copies of all tensors.
-
-    Attributes:
-        args (tuple): Its positional arguments.
-        kwargs (dict): Its keyword arguments.
-        output (Any): What it returned.
-    """
+    """What a module was given and returned, with copies of all tensors."""
 
     args: tuple
     kwargs: dict
@@ -28,24 +22,17 @@ class Call(NamedTuple):
 
 @contextmanager
 def record(*modules: nn.Module) -> Iterator[dict[nn.Module, list[Call]]]:
-    """Record the calls of modules by forward hooks.
+    """Record the calls of modules by forward hooks, until the block ends.
 
-    The hooks are gone afterwards, and nothing else of the modules changes.
-    While they are there, layers are called one by one: a faster form that
-    takes the place of several stands back, so results are those of the plain
-    forms.
+    Nothing of a module changes. As layers are observed, they are called one by
+    one: results are those of the plain forms, not of the faster ones that take
+    the place of several layers.
 
     Args:
         *modules (nn.Module): What to observe.
 
     Yields:
         dict[nn.Module, list[Call]]: The calls of each module so far.
-
-    Example:
-        >>> with record(backbone.stages[2]) as calls:
-        ...     backbone(images)
-        >>> calls[backbone.stages[2]][0].output.shape
-        torch.Size([2, 256, 14, 14])
     """
     calls: dict[nn.Module, list[Call]] = {module: [] for module in modules}
 

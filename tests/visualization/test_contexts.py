@@ -142,7 +142,9 @@ def test_contextual_cnn(name, overrides):
         x_in, height, width = call.args[0], *call.args[0].shape[2:]
         kernel, delta = layer.weight.flatten(2), 0
         if layer.weight_predictor is not None:
-            delta = contexts.kernel_change(layer, call).flatten(2)
+            (made,) = replay(layer, call, layer.weight_predictor)
+            delta = made.output[0].unflatten(0, layer.weight_predictor.shape)
+            delta = delta.expand_as(layer.weight).flatten(2)
         for y, x in PIXELS:
             points, mask, steps = contexts.sampling_points(layer, call, y, x)
             extent = points.new_tensor([width, height])
@@ -205,9 +207,7 @@ def test_table_of_another_size():
     check(out, call.output[0, :, 2, 3])
 
 
-@pytest.mark.parametrize(
-    'co_scale', ['interpolation', 'cross_attention', 'none']
-)
+@pytest.mark.parametrize('co_scale', ['interpolation', 'none'])
 def test_coat(co_scale):
     kinds = contexts.ConvAttention, contexts.ParallelBlock
     calls = calls_in('CoaT parallel', kinds, co_scale=co_scale)
@@ -217,9 +217,8 @@ def test_coat(co_scale):
             continue
         for y, x in PIXELS:
             values, row = contexts.effective_attention(layer, call, y, x, True)
-            if not isinstance(layer, contexts.CrossScaleAttention):
-                out = layer.proj((row * values).sum(0))
-                check(out, call.output[0][0, :, y, x])
+            out = layer.proj((row * values).sum(0))
+            check(out, call.output[0][0, :, y, x])
             _, row = contexts.effective_attention(layer, call, y, x, False)
             # The channels of a head have the same weights.
             by_head = row.unflatten(1, layer.heads)
@@ -232,21 +231,16 @@ def test_coat(co_scale):
 def check_exchange(block, call):
     """What a scale receives is what its feed-forward layers start from."""
     panels, level = contexts.coat_exchange(block, call, 0, 0)
-    if not block.is_cross and not block.is_mixed:
+    if not block.is_mixed:
         assert not panels and level is None
         return
     *tensors, stages = call.args
     for scale, panel in zip(block.outputs, panels):
         parts = contexts.exchanged(block, call, scale)
-        total = sum(parts.values())
-        if block.is_cross:
-            (made,) = replay(block, call, block.attention[scale].proj)
-            check(total, made.args[0][0, 1:].T.unflatten(1, total.shape[1:]))
-        else:
-            own = tensors[2 * block.scales.index(scale)]
-            own = stages[int(scale) - 1].position_encoding(own)[0]
-            (feed,) = replay(block, call, block.feed[scale])
-            check(own + total, feed.args[0][0])
+        own = tensors[2 * block.scales.index(scale)]
+        own = stages[int(scale) - 1].position_encoding(own)[0]
+        (feed,) = replay(block, call, block.feed[scale])
+        check(own + sum(parts.values()), feed.args[0][0])
         norms = {s: part.norm(dim=0) for s, part in parts.items()}
         check(panel.values, 1 - norms[scale] / sum(norms.values()))
     assert 0 < level < 1
@@ -267,6 +261,15 @@ def test_rows_of_a_network(name):
             assert panel.values.isfinite().any()
             assert not panel.values.isinf().any()
             assert not panel.values.requires_grad
+
+
+def test_cross_attention_of_scales_is_left_out():
+    model = build('CoaT parallel', co_scale='cross_attention')
+    layers = context_layers(model)
+    with record(*layers.values()) as calls:
+        model(torch.randn(1, 3, *SIZE, dtype=torch.double))
+    rows = context_rows(layers, calls, SIZE, (3.0, 3.0))
+    assert [name.split('.')[0] for name, _ in rows] == ['stages'] * 4
 
 
 def test_regions_of_interest_are_left_out():
