@@ -6,7 +6,7 @@ why it may not: each returns the reason, or None where it may.
 """
 
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import wraps
 from typing import Any, Optional
 
@@ -15,6 +15,8 @@ import torch.nn as nn
 from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensor
 from torch.utils._python_dispatch import _get_current_dispatch_mode
+
+from .triton_support import KernelError
 
 _reference_only = False
 
@@ -49,13 +51,13 @@ def is_exporting() -> bool:
     )
 
 
-def is_known(*sizes: Any) -> bool:
-    """Whether code may branch on sizes, which are ints.
+def is_known(size: Any) -> bool:
+    """Whether code may branch on a size, which is an int.
 
-    The sizes that an exporter leaves open are symbols, or tensors that it
+    A size that an exporter leaves open is a symbol, or a tensor that it
     records: a branch would hold for the recorded image alone.
     """
-    return all(isinstance(size, int) for size in sizes)
+    return isinstance(size, int)
 
 
 def refuse_custom_operator() -> Optional[str]:
@@ -187,11 +189,37 @@ def cpu_variant(
         @wraps(function)
         def dispatch(*args: Any, **kwargs: Any) -> Any:
             if (
-                refuse_cpu_inference() is None
+                not _reference_only
+                and refuse_cpu_inference() is None
                 and _refuse_arguments(*args, *kwargs.values()) is None
                 and (refuse is None or refuse(*args, **kwargs) is None)
             ):
                 return variant(*args, **kwargs)
+            return function(*args, **kwargs)
+
+        return dispatch
+
+    return decorate
+
+
+def gpu_variant(
+    variant: Callable, refuse: Callable
+) -> Callable[[Callable], Callable]:
+    """Decorate a reference implementation that has kernels for GPUs.
+
+    Args:
+        variant (Callable): Has the signature of the decorated function. Where
+            a kernel of it cannot be built, the function runs.
+        refuse (Callable): Has the same; returns why the variant may not run,
+            or None.
+    """
+
+    def decorate(function: Callable) -> Callable:
+        @wraps(function)
+        def dispatch(*args: Any, **kwargs: Any) -> Any:
+            if not _reference_only and refuse(*args, **kwargs) is None:
+                with suppress(KernelError):
+                    return variant(*args, **kwargs)
             return function(*args, **kwargs)
 
         return dispatch

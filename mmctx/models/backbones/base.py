@@ -2,22 +2,23 @@
 
 import re
 from collections.abc import Callable, Collection, Sequence
-from inspect import signature
 from itertools import islice
 from typing import Any, Optional, Union
 
 import torch
 import torch.nn as nn
+import torch.nn.functional as F
+from mmcv.cnn import build_norm_layer
 from mmengine.model import BaseModule
 from mmengine.utils.dl_utils.parrots_wrapper import _BatchNorm
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
-from mmctx.models.layers.norms import refuse_norm, use_half_layer_norms
-from mmctx.suggestions import did_you_mean
+from mmctx.models.backbones.arguments import NUM_STAGES, BackboneArguments
+from mmctx.models.layers.norms import use_half_layer_norms
+from mmctx.ops.dispatch import is_known
 from mmctx.weights.fit import load_backbone
 
-NUM_STAGES = 4
 STRIDES = (4, 8, 16, 32)
 OUTPUT_STRIDES = (32, 16, 8)
 MIN_SIZE = 32
@@ -70,7 +71,86 @@ class Stage(nn.Sequential):
         return block(*args)
 
 
-class ContextBackbone(BaseModule):
+class TokenNorm(nn.Module):
+    """Layer norm over the channels of a feature map and of a class token.
+
+    Args:
+        channels (int): Channels C.
+        norm_cfg (dict): A norm over the last dimension.
+    """
+
+    def __init__(self, channels: int, norm_cfg: dict) -> None:
+        super().__init__()
+        self.norm = build_norm_layer(norm_cfg, channels)[1]
+
+    def forward(
+        self, x: Tensor, token: Optional[Tensor] = None
+    ) -> tuple[Tensor, Optional[Tensor]]:
+        """(N, C, H, W) and (N, 1, C) to the same."""
+        x = self.norm(x.permute(0, 2, 3, 1)).permute(0, 3, 1, 2)
+        return x, token if token is None else self.norm(token)
+
+
+def complete_patches(
+    x: Tensor, patch_size: int, stride: int, dilation: int
+) -> Tensor:
+    """Pad a feature map by zeros, where its last patches leave it.
+
+    Args:
+        x (Tensor): (N, C, H, W).
+        patch_size (int): Pixels on the side of a patch.
+        stride (int): Distance of neighbouring patches.
+        dilation (int): Distance of neighbouring pixels of a patch.
+
+    Returns:
+        Tensor: Larger at the bottom and right, such that a convolution of the
+        patches returns ceil(H / stride) x ceil(W / stride) pixels.
+    """
+    reach = (patch_size - 1) * dilation + 1
+    height, width = x.shape[2:]
+    bottom = ((height - 1) // stride) * stride + reach - height
+    right = ((width - 1) // stride) * stride + reach - width
+    if (is_known(bottom) and is_known(right)) and not (bottom or right):
+        return x
+    return F.pad(x, (0, right, 0, bottom))
+
+
+class PatchEmbedding(nn.Module):
+    """Project patches to pixels of a coarser feature map, then normalise.
+
+    Args:
+        in_channels (int): Channels of the input.
+        channels (int): Channels C of the output.
+        patch_size (int): Side of a patch.
+        norm_cfg (dict): A norm over the last dimension.
+        stride (int): Distance of neighbouring patches.
+        dilation (int): Distance of neighbouring pixels of a patch.
+    """
+
+    def __init__(
+        self,
+        in_channels: int,
+        channels: int,
+        patch_size: int,
+        norm_cfg: dict,
+        stride: int,
+        dilation: int,
+    ) -> None:
+        super().__init__()
+        self.geometry = patch_size, stride, dilation
+        self.proj = nn.Conv2d(
+            in_channels, channels, patch_size, stride, dilation=dilation
+        )
+        self.norm = TokenNorm(channels, norm_cfg)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(N, C_in, H, W) to (N, C, ceil(H / stride), ceil(W / stride))."""
+        x = complete_patches(x, *self.geometry)
+        x = self.proj(x.contiguous(memory_format=torch.channels_last))
+        return self.norm(x)[0]
+
+
+class ContextBackbone(BackboneArguments, BaseModule):
     """A stem and up to four stages of blocks, one feature map per stage.
 
     A subclass builds ``self.stem`` and appends ``self.num_stages`` modules,
@@ -116,11 +196,6 @@ class ContextBackbone(BaseModule):
         out_channels (tuple[int]): Channels of each returned feature map.
         out_strides (tuple[int]): Stride in pixels of each feature map.
     """
-
-    #: Variants by name, for :meth:`_resolve_arch`.
-    arch_settings: dict[Any, Any] = {}
-    #: Default norm layers.
-    default_norm = dict(type='BN')
 
     def __init__(
         self,
@@ -187,127 +262,6 @@ class ContextBackbone(BaseModule):
             return STRIDES[0], 1
         before, after = self.stage_strides[stage - 1 : stage + 1]
         return after // before, self.dilations[stage - 1]
-
-    @classmethod
-    def _say_unknown(cls, unknown: Collection[str]) -> str:
-        """What to do about arguments that the class does not have."""
-        if '_delete_' in unknown:
-            return (
-                f'{cls.__name__} got _delete_: there is no backbone in a '
-                '_base_ that it could delete. Remove it.'
-            )
-        own = {
-            name
-            for base in cls.__mro__
-            if issubclass(base, ContextBackbone)
-            for name, parameter in signature(base.__init__).parameters.items()
-            if parameter.kind is parameter.POSITIONAL_OR_KEYWORD
-        }
-        first = next(iter(unknown))
-        return (
-            f'{cls.__name__} got an unexpected keyword argument '
-            f'{", ".join(map(repr, unknown))}.{did_you_mean(first, own)} If '
-            "it comes from another backbone in a config's _base_, replace "
-            'that one as a whole: '
-            f'backbone=dict(_delete_=True, type={cls.__name__!r}, ...).'
-        )
-
-    @classmethod
-    def _resolve_arch(
-        cls,
-        arch: Union[str, dict],
-        per_stage: Sequence[str],
-        depths: str = 'depths',
-        others: Sequence[str] = (),
-        **defaults: Any,
-    ) -> dict:
-        """A variant by name, or a checked dict of the same form.
-
-        Args:
-            arch (str or dict): A key of ``arch_settings``, or a dict.
-            per_stage (Sequence[str]): Keys that hold one value per stage.
-            depths (str): The one that holds the number of blocks. Defaults to
-                'depths'.
-            others (Sequence[str]): Further required keys.
-            **defaults: Optional keys and their defaults.
-
-        Raises:
-            ValueError: ``arch`` is neither.
-        """
-        name = cls.__name__
-        config = cls.arch_settings.get(arch) if isinstance(arch, str) else arch
-        required = {*per_stage, *others}.difference(defaults)
-        if (
-            not isinstance(config, dict)
-            or not required <= set(config) <= required.union(defaults)
-            or any(
-                len(config[key]) != NUM_STAGES
-                for key in per_stage
-                if key in config
-            )
-        ):
-            options = f' and, optionally, {sorted(defaults)}' * bool(defaults)
-            raise ValueError(
-                f'{name} arch must be one of {list(cls.arch_settings)}, or a '
-                f'dict with {sorted(required)}{options}, four values (one per '
-                f'stage) in each of {list(per_stage)}, got {arch!r}.'
-                f'{did_you_mean(arch, cls.arch_settings)}'
-            )
-        if any(depth < 1 for depth in config[depths]):
-            raise ValueError(
-                f'{name} {depths} must be positive, got {config[depths]}.'
-            )
-        return {**defaults, **config}
-
-    @classmethod
-    def _resolve_norm_cfg(cls, norm_cfg: Optional[dict]) -> dict:
-        norm_cfg = norm_cfg or cls.default_norm
-        if cls.default_norm['type'] == 'LN':
-            accepted = (
-                "dict(type='LN', ...), as it normalises each pixel over its "
-                'channels'
-            )
-            reason = refuse_norm(norm_cfg, 1, -1)
-            if not reason and norm_cfg['type'] != 'LN':
-                reason = 'that is another norm'
-        else:
-            accepted = (
-                "a norm of feature maps such as dict(type='BN'), 'SyncBN' or "
-                "dict(type='GN', num_groups=...)"
-            )
-            # (N, C, 1, 1) is what a small image ends in.
-            reason = refuse_norm(norm_cfg, 2, -1, 1, 1)
-        if reason:
-            raise ValueError(
-                f'{cls.__name__} norm_cfg must be {accepted}, got '
-                f'{norm_cfg!r}: {reason}.'
-            )
-        return norm_cfg
-
-    @staticmethod
-    def _resolve_out_indices(
-        out_indices: Union[int, Sequence[int]],
-    ) -> tuple[int, ...]:
-        if isinstance(out_indices, int):
-            out_indices = (out_indices,)
-        valid = range(-NUM_STAGES, NUM_STAGES)
-        if (
-            not isinstance(out_indices, Sequence)
-            or not out_indices
-            or any(i not in valid for i in out_indices)
-        ):
-            raise ValueError(
-                'out_indices must be one or more stages from 0 to '
-                f'{NUM_STAGES - 1} (or negative, from the last), got '
-                f'{out_indices!r}.'
-            )
-        resolved = tuple(int(i) % NUM_STAGES for i in out_indices)
-        if list(resolved) != sorted(set(resolved)):
-            raise ValueError(
-                'out_indices must be in ascending order without repeats, '
-                f'got {out_indices!r}.'
-            )
-        return resolved
 
     def forward(self, x: Tensor, **options) -> tuple[Tensor, ...]:
         """Feature maps of a batch of images.

@@ -14,7 +14,9 @@ from mmctx.models.backbones.base import (
     NUM_STAGES,
     STRIDES,
     ContextBackbone,
+    PatchEmbedding,
     Stage,
+    TokenNorm,
 )
 from mmctx.models.backbones.feature_maps import FeatureMaps
 from mmctx.models.layers import (
@@ -28,9 +30,9 @@ from mmctx.models.layers.conv_attention import (
     split,
 )
 from mmctx.models.layers.mlp import TokenMLP
-from mmctx.models.layers.patch_embedding import PatchEmbedding, TokenNorm
 from mmctx.models.layers.stochastic_depth import StochasticDepth
-from mmctx.ops import add_mlp
+from mmctx.ops.add_mlp import cpu, gpu
+from mmctx.ops.dispatch import cpu_variant, gpu_variant
 from mmctx.registry import register
 from mmctx.weights.keys import coat as keys
 
@@ -90,15 +92,15 @@ class FeedForward(nn.Module):
         self.norm = build_norm_layer(norm_cfg, channels)[1]
         self.drop_path = StochasticDepth(drop_path)
 
+    @cpu_variant(cpu.feed_forward, cpu.refuse_feed_forward)
+    @gpu_variant(gpu.feed_forward, gpu.refuse_feed_forward)
     def forward(
         self, x: Tensor, token: Tensor, mlp: nn.Module
     ) -> tuple[Tensor, Tensor]:
         """(N, C, H, W) and (N, 1, C) to the same."""
-        # Factors (N, 1, 1, 1) for (N, H, W, C) and (N, 1, 1, C).
-        options = dict(norm=self.norm, scale=self.drop_path(x))
-        pixels = add_mlp(x.permute(0, 2, 3, 1), mlp, **options)
-        token = add_mlp(token.unsqueeze(1), mlp, **options)
-        return Tokens(pixels.permute(0, 3, 1, 2), token.squeeze(1))
+        pixels = mlp(self.norm(x.permute(0, 2, 3, 1)))
+        branch = pixels.permute(0, 3, 1, 2), mlp(self.norm(token))
+        return Tokens(x, token).plus(branch, self.drop_path(x))
 
 
 class SerialBlock(nn.Module):

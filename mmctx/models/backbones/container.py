@@ -11,13 +11,13 @@ from torch import Tensor
 from mmctx.models.backbones.base import (
     STRIDES,
     ContextBackbone,
+    PatchEmbedding,
     Stage,
     broadcast_to_stages,
     drop_path_rates,
 )
 from mmctx.models.layers import ContextAggregation, ConvPositionEncoding
 from mmctx.models.layers.mlp import ConvMLP
-from mmctx.models.layers.patch_embedding import PatchEmbedding
 from mmctx.models.layers.stochastic_depth import StochasticDepth
 from mmctx.ops import add_conv, add_mlp
 from mmctx.registry import register

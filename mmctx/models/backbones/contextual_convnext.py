@@ -10,15 +10,13 @@ from torch import Tensor
 
 from mmctx.models.backbones.base import (
     STRIDES,
+    PatchEmbedding,
+    complete_patches,
 )
 from mmctx.models.backbones.contextual_cnn import ContextualCNN
 from mmctx.models.layers import ContextualConv2d
 from mmctx.models.layers.mlp import TokenMLP
 from mmctx.models.layers.norms import build_norm
-from mmctx.models.layers.patch_embedding import (
-    PatchEmbedding,
-    complete_patches,
-)
 from mmctx.models.layers.pooling import halved
 from mmctx.models.layers.stochastic_depth import StochasticDepth
 from mmctx.ops import add_mlp

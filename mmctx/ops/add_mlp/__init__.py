@@ -1,19 +1,18 @@
 """The residual branch of a norm and an MLP."""
 
-from contextlib import suppress
 from typing import Optional
 
 import torch.nn as nn
 from torch import Tensor
 
-from ..dispatch import cpu_variant
-from ..triton_support import KernelError
+from ..dispatch import cpu_variant, gpu_variant
 from . import cpu, gpu
 
 __all__ = ['add_mlp']
 
 
 @cpu_variant(cpu.add_mlp, cpu.refuse)
+@gpu_variant(gpu.add_mlp, gpu.refuse)
 def add_mlp(
     x: Tensor,
     mlp: nn.Module,
@@ -45,9 +44,6 @@ def add_mlp(
     Returns:
         Tensor: As ``x``.
     """
-    if gpu.refuse(x, mlp, norm, branch, scale) is None:
-        with suppress(KernelError):
-            return gpu.add_mlp(x, mlp, norm, branch, scale)
     branch = x if branch is None else branch
     branch = mlp(branch if norm is None else norm(branch))
     return x + (branch if scale is None else branch * scale)

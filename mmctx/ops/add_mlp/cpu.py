@@ -50,6 +50,19 @@ def add_mlp(x, mlp, norm=None, branch=None, scale=None) -> Tensor:
     return out
 
 
+def refuse_feed_forward(branch, x, token, mlp) -> Optional[str]:
+    """Why the layers of this branch are not computed slice by slice."""
+    return refuse(token, mlp, branch.norm)
+
+
+def feed_forward(branch, x, token, mlp) -> tuple[Tensor, Tensor]:
+    """As the forward of CoaT's branch, for pixels and class tokens."""
+    pixels = x.permute(0, 2, 3, 1)
+    pixels = add_mlp(pixels, mlp, branch.norm)
+    token = add_mlp(token, mlp, branch.norm)
+    return pixels.permute(0, 3, 1, 2), token
+
+
 def _add_convolutions(x: Tensor, mlp: nn.Module, branch: Tensor) -> Tensor:
     """1 x 1 convolutions are matrix products of rows of channels."""
     norm = getattr(mlp, 'norm', None)

@@ -76,3 +76,14 @@ def add_mlp(x, mlp, norm=None, branch=None, scale=None) -> Tensor:
     inputs = (_rows(t, mlp) for t in (x, x if branch is None else branch))
     out = triton.add_mlp(*inputs, _norm(mlp, norm), layers, scale)
     return out.permute(0, 3, 1, 2) if isinstance(mlp.fc1, nn.Conv2d) else out
+
+
+def refuse_feed_forward(branch, x, token, mlp) -> Optional[str]:
+    """Why the layers of this branch are called one by one."""
+    return refuse(x.permute(0, 2, 3, 1), mlp, branch.norm)
+
+
+def feed_forward(branch, x, token, mlp) -> tuple[Tensor, Tensor]:
+    """As the forward of CoaT's branch; class tokens are few rows."""
+    pixels = add_mlp(x.permute(0, 2, 3, 1), mlp, branch.norm)
+    return pixels.permute(0, 3, 1, 2), token + mlp(branch.norm(token))

@@ -130,9 +130,9 @@ def test_feature_extractor():
 
 
 def test_reads_like_its_paper():
-    """Functions of models that an image passes, in reference mode."""
+    """Functions of ours that an image passes, in reference mode."""
     model = get_backbone('coat_small').eval()
-    package = str(Path(mmctx.__file__).parent / 'models')
+    package = str(Path(mmctx.__file__).parent)
     codes = set()
 
     def profile(frame, event, _):
@@ -146,8 +146,8 @@ def test_reads_like_its_paper():
             model(x)
         finally:
             sys.setprofile(None)
-    assert 10 < len(codes) <= 22
-    assert len({code.co_filename for code in codes}) <= 4
+    assert 10 < len(codes) <= 25
+    assert len({code.co_filename for code in codes}) <= 5
 
 
 @pytest.mark.parametrize('kind', KINDS)
