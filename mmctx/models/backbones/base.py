@@ -110,7 +110,7 @@ def complete_patches(
     height, width = x.shape[2:]
     bottom = ((height - 1) // stride) * stride + reach - height
     right = ((width - 1) // stride) * stride + reach - width
-    if (is_known(bottom) and is_known(right)) and not (bottom or right):
+    if is_known(bottom) and is_known(right) and not (bottom or right):
         return x
     return F.pad(x, (0, right, 0, bottom))
 

@@ -209,7 +209,7 @@ class PatchwiseTransformerEncoder(nn.Module):
         """(N, C, H, W) to (N, C, H, W), channels last in memory."""
         height, width = x.shape[2:]
         padding = None
-        if not (self.pad_mask and (is_known(height) and is_known(width))):
+        if not (self.pad_mask and is_known(height) and is_known(width)):
             x, padding = self._pad(x)
         x = x.permute(0, 2, 3, 1)
         if self.codes_whole_map:
