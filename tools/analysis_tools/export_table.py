@@ -109,7 +109,20 @@ def build(family, kind):
         if isinstance(module, _BatchNorm):
             module.running_mean.normal_(std=0.1)
             module.running_var.uniform_(0.5, 1.5)
+    leave_constants(model)
     return model.eval()
+
+
+@torch.no_grad()
+def leave_constants(model):
+    """Move parameters that start as zeros or ones.
+
+    Zeros in the last norm of a branch, or in what predicts offsets, would
+    leave nothing to compare.
+    """
+    for parameter in model.parameters():
+        if parameter.numel() > 1 and parameter.min() == parameter.max():
+            parameter.add_(torch.randn_like(parameter), alpha=0.1)
 
 
 def config(name, options, kind):

@@ -10,7 +10,11 @@ from torch import nn
 import mmctx
 from mmctx.engine import export
 from mmctx.engine.export.pooling import SizeFreePooling
-from tests.helpers.backbones import TINY, build_tiny
+from tests.helpers import backbones
+from tests.helpers.backbones import TINY
+from tests.helpers.scripts import load_script
+
+table = load_script('tools/analysis_tools/export_table.py')
 
 SIZES = [(32, 32), (33, 47), (64, 64), (65, 97), (127, 65), (96, 160)]
 BATCHES = (1, 2)
@@ -18,6 +22,13 @@ BATCHES = (1, 2)
 #: takes all classes, with all stages.
 CLASSES = ('Container', 'ConTNet', 'SECoTNetD')
 FACTS = dict(task='feature maps', classes=json.dumps(['a', 'b']))
+
+
+def build_tiny(name, **options):
+    torch.manual_seed(0)
+    model = backbones.build_tiny(name, **options)
+    table.leave_constants(model)
+    return model
 
 
 def image(*shape):
@@ -89,6 +100,7 @@ def test_classifiers(name, tmp_path):
         ctx_resnet50=dict(depth=14, base_channels=16),
     )
     model = mmctx.get_model(name, num_classes=20, **sizes.get(name, {})).eval()
+    table.leave_constants(model)
     network = export.build(model)
     path = tmp_path / 'model.pt'
     export.save(network, path, 'torchscript', (64, 96), True, {})
