@@ -102,16 +102,11 @@ def named(model, names):
 def draw_classes(model, sample, inputs, out):
     """The classes that a Contextual CNN still considers, by stage."""
     stages = vis.rank_classes(model.backbone, inputs)
-    best = stages[-1].ranks[0, 0].item()
+    image = sample['inputs'].flip(0).permute(1, 2, 0).numpy()
     names = (model.dataset_meta or {}).get('classes')
-    vis.draw_class_narrowing(
-        [sample['inputs'].flip(0).permute(1, 2, 0).numpy()],
-        [best],
-        stages,
-        names or range(stages[0].ranks.shape[1]),
-        out,
-        columns=1,
-    )
+    names = names or range(stages[0].ranks.shape[1])
+    best = stages[-1].ranks[0, 0].item()
+    vis.draw_class_narrowing([image], [best], stages, names, out, columns=1)
 
 
 @torch.no_grad()

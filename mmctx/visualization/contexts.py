@@ -329,16 +329,19 @@ def context_rows(
                 for place, side in zip(at, grid[::-1])
             )
             panels, level = _DRAWERS[kind](layer, call, y, x)
-            window = getattr(layer, 'patch_size', None)
             if panels:
-                rows[(kind, *grid, window)] = name, panels
+                window = getattr(layer, 'patch_size', 0)
+                order = [*_DRAWERS].index(kind), stride, *grid, window
+                rows[order] = name, panels
             if level is not None:
                 levels.setdefault(_LEVELS[kind], []).append(level)
     curves = [
         Panel(title, torch.tensor(values), False)
         for title, values in levels.items()
+        if len(values) > 1
     ]
-    return [*rows.values(), *([('all layers', curves)] if curves else [])]
+    drawn = [rows[order] for order in sorted(rows)]
+    return [*drawn, ('all layers', curves)] if curves else drawn
 
 
 def feature_rows(

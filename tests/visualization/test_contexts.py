@@ -256,6 +256,14 @@ def test_rows_of_a_network(name):
     # The lower right corner is inside the last pixel of each feature map.
     rows = context_rows(layers, calls, SIZE, (32.5, 64.5))
     assert len({name for name, _ in rows}) == len(rows)
+    if name == 'CoaT parallel':
+        assert [name for name, _ in rows] == [
+            'stages.0.blocks.0.attention',
+            *(f'parallel.1.attention.{scale}' for scale in '234'),
+            'parallel.1',
+            'all layers',
+        ]
+        assert rows[-1][1][0].values.shape == (2,)
     for _, panels in rows:
         for panel in panels:
             assert panel.values.isfinite().any()
@@ -281,7 +289,7 @@ def test_regions_of_interest_are_left_out():
     with record(layer) as calls:
         layer(torch.randn(1, 16, 16, 16))
     rows = context_rows({'layer': layer}, calls, (64, 64), (0.0, 0.0))
-    assert [name for name, _ in rows] == ['layer', 'all layers']
+    assert [name for name, _ in rows] == ['layer']
 
 
 def test_feature_rows():
