@@ -133,7 +133,7 @@ def load_checkpoint(uri: str) -> dict[str, Tensor]:
 
 
 @CheckpointLoader.register_scheme(prefixes=SCHEME, force=True)
-def _load_scheme(filename: str, map_location: Optional[str] = None) -> dict:
+def load_from_mmctx(filename: str, map_location: Optional[str] = None) -> dict:
     """What MMEngine calls for ``mmctx://`` addresses in any config."""
     return {'state_dict': load_checkpoint(filename)}
 
@@ -144,10 +144,10 @@ def use_safe_reader() -> None:
     Its own loader runs a file's code where torch's safe loader refuses it.
     """
     for prefix in [p for p in CheckpointLoader._schemes if p != SCHEME]:
-        CheckpointLoader.register_scheme(prefix, _load_safely, force=True)
+        CheckpointLoader.register_scheme(prefix, load_from_safe_reader, force=True)
 
 
-def _load_safely(filename: str, map_location: Any = None) -> Any:
+def load_from_safe_reader(filename: str, map_location: Any = None) -> Any:
     content = load_file(locate(filename), map_location)
     state = unwrap(content)
     for key, tensor in state.items():
