@@ -144,7 +144,9 @@ def use_safe_reader() -> None:
     Its own loader runs a file's code where torch's safe loader refuses it.
     """
     for prefix in [p for p in CheckpointLoader._schemes if p != SCHEME]:
-        CheckpointLoader.register_scheme(prefix, load_from_safe_reader, force=True)
+        CheckpointLoader.register_scheme(
+            prefix, load_from_safe_reader, force=True
+        )
 
 
 def load_from_safe_reader(filename: str, map_location: Any = None) -> Any:
