@@ -28,7 +28,8 @@ class ContextualOperator(nn.Sequential):
                 though the predicted offsets of the weights need it, too.
         """
         conv, *layers = self
-        if conv.weight_predictor and isinstance(layers[0], nn.Identity):
+        predictor = getattr(conv, 'weight_predictor', None)  # if not wrapped
+        if predictor and isinstance(layers[0], nn.Identity):
             raise ValueError(
                 'fuse_conv_bn cannot fold the norm behind a contextual '
                 'convolution: its weights change with each image. Fuse the '
