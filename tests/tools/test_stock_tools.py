@@ -81,10 +81,12 @@ def detector(tmp_path, monkeypatch):
     cfg = Config.fromfile(config)
     init_default_scope('mmdet')
     model = mmdet.registry.MODELS.build(cfg.model)
+    meta = cfg.train_dataloader.dataset.metainfo.to_dict()
     torch.save(
         dict(
             state_dict=model.state_dict(),
-            meta=dict(dataset_meta=cfg.train_dataloader.dataset.metainfo),
+            # a plain dict, as MMEngine saves
+            meta=dict(dataset_meta=meta),
         ),
         'model.pth',
     )
