@@ -48,7 +48,8 @@ class ResumableCheckpoint(CheckpointHook):
       seed, the rank and the number of the iteration alone. Resuming goes on
       with the batch that comes next, also within an epoch. So N + N
       iterations are 2 N, bit by bit, where the operators are deterministic,
-      with the same number of processes and the same batch size.
+      with the same batch size and number of processes; of more than two, DDP
+      rounds sums of gradients in another order.
     - After a signal to any process, all save ``interrupted.pth`` after the
       iteration, and exit with code 75.
 
