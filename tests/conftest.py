@@ -29,3 +29,17 @@ def seeded():
     random.seed(0)
     np.random.seed(0)
     torch.manual_seed(0)
+
+
+@pytest.fixture(autouse=True)
+def as_mmengine_was():
+    """A run's default scope and logger, whose stream is closed, end here."""
+    from mmengine.logging import MMLogger
+    from mmengine.registry import DefaultScope
+
+    managers = DefaultScope, MMLogger
+    before = [dict(manager._instance_dict) for manager in managers]
+    yield
+    for manager, instances in zip(managers, before):
+        manager._instance_dict.clear()
+        manager._instance_dict.update(instances)

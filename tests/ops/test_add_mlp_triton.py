@@ -48,11 +48,13 @@ def test_under_the_interpreter():
 def fused(monkeypatch):
     """Lets a few rows, on a CPU, pass for many on a GPU; counts kernels."""
     torch.manual_seed(0)
-    calls, original = [], gpu.add_mlp
+    from mmctx.ops.add_mlp import triton
+
+    calls, original = [], triton.add_mlp
     monkeypatch.setattr(gpu, 'MIN_ROWS', 0)
     monkeypatch.setattr(gpu, 'refuse_triton', lambda **tensors: None)
     monkeypatch.setattr(
-        gpu, 'add_mlp', lambda *args: calls.append(1) or original(*args)
+        triton, 'add_mlp', lambda *args: calls.append(1) or original(*args)
     )
     return calls
 
@@ -189,7 +191,9 @@ def test_layers_run_where_the_kernel_cannot_be_built(monkeypatch, fused):
         raise KernelError
 
     x, mlp, norm = tokens(24, 40)
-    monkeypatch.setattr(gpu, 'add_mlp', fail)
+    from mmctx.ops.add_mlp import triton
+
+    monkeypatch.setattr(triton, 'add_mlp', fail)
     with torch.autocast(DEVICE, torch.bfloat16):
         out = add_mlp(x, mlp, norm)
         with reference():

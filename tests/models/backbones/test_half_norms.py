@@ -62,7 +62,8 @@ def test_they_add_little_to_the_error_of_autocast(name, dtype):
     images = torch.randn(2, 3, 64, 64)
     autocast, half = relative_errors(model, images, dtype)
     for before, after in zip(autocast, half):
-        assert before != after < 2 * before < 0.2
+        assert before != after < 2 * before
+    assert autocast[0] < 0.1  # the outputs; gradients of ReLUs jump
 
 
 def test_they_change_nothing_without_autocast():
