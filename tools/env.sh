@@ -6,7 +6,7 @@
 #   bash tools/env.sh --help
 #
 # The first use builds the environment outside the checkout, from the versions
-# in requirements.txt: 10 to 15 minutes on two cores, most of them to compile
+# in requirements.txt: 6 to 8 minutes on two cores, half of them to compile
 # mmcv. An interrupted build goes on where it stopped.
 #
 # Variables:
@@ -37,7 +37,7 @@ choose_kind() {
     if compgen -G '/dev/nvidia[0-9]*' >/dev/null; then kind=cuda; else kind=cpu; fi
   fi
   requirements=("$root"/requirements.txt "$root"/requirements/*.txt)
-  newest=13 need_gb=9 minutes='10 to 15'
+  newest=13 need_gb=9 minutes='6 to 8'
   case $kind in
     cpu | cuda | none) ;;
     upstream)
@@ -302,7 +302,7 @@ build_upstream() {
 
 build_all() {
   step torch '2 minutes' install_torch
-  step mmcv '6 to 10 minutes on two cores, or seconds if an earlier build fits' install_mmcv
+  step mmcv '3 minutes on two cores, or seconds if an earlier build fits' install_mmcv
   step rest '1 to 2 minutes' install_rest
   step check '20 seconds' check_all
 }
