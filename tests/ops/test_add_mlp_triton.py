@@ -6,8 +6,6 @@ process of their own.
 
 import copy
 import os
-import subprocess
-import sys
 
 import pytest
 import torch
@@ -18,6 +16,7 @@ from mmctx.models.layers.norms import HalfLayerNorm
 from mmctx.ops import add_mlp, reference
 from mmctx.ops.add_mlp import gpu
 from mmctx.ops.triton_support import KernelError
+from tests.helpers.interpreter import run_interpreted
 
 pytest.importorskip('triton')
 
@@ -34,14 +33,7 @@ DTYPES = [torch.float16] if INTERPRETED else [torch.float16, torch.bfloat16]
 @pytest.mark.skipif(INTERPRETED, reason='this is the inner process')
 def test_under_the_interpreter():
     """Runs every test marked `kernels` on CPU tensors."""
-    result = subprocess.run(
-        [sys.executable, '-m', 'pytest', '-v', '-p', 'no:xdist', __file__],
-        env={**os.environ, 'TRITON_INTERPRET': '1'},
-        capture_output=True,
-        text=True,
-    )
-    assert result.returncode == 0, result.stdout[-5000:] + result.stderr
-    assert ' passed' in result.stdout
+    run_interpreted(__file__)
 
 
 @pytest.fixture(autouse=True)

@@ -5,7 +5,6 @@ process of their own, on maps of a few pixels.
 """
 
 import os
-import subprocess
 import sys
 from contextlib import contextmanager
 
@@ -13,6 +12,7 @@ import pytest
 import torch
 
 from mmctx.ops import contextual_deform_conv, modulated_deform_conv
+from tests.helpers.interpreter import run_interpreted
 
 pytest.importorskip('triton')
 
@@ -134,14 +134,7 @@ def compare(inputs, geometry):
 @pytest.mark.skipif(INTERPRETED, reason='this is the inner process')
 def test_under_the_interpreter():
     """Runs every test marked `kernels` on CPU tensors."""
-    result = subprocess.run(
-        [sys.executable, '-m', 'pytest', '-v', '-p', 'no:xdist', __file__],
-        env={**os.environ, 'TRITON_INTERPRET': '1'},
-        capture_output=True,
-        text=True,
-    )
-    assert result.returncode == 0, result.stdout[-5000:] + result.stderr
-    assert ' passed' in result.stdout
+    run_interpreted(__file__)
 
 
 @kernels

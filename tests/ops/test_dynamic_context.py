@@ -6,8 +6,6 @@ process of their own: see test_local_aggregation_triton.py.
 
 import copy
 import os
-import subprocess
-import sys
 
 import pytest
 import torch
@@ -19,6 +17,7 @@ from mmctx.ops import dynamic_context, reference
 from mmctx.ops.dynamic_context import gpu
 from mmctx.ops.dynamic_context.autograd import normed_aggregation
 from mmctx.ops.dynamic_context.reference import normed_aggregation_reference
+from tests.helpers.interpreter import run_interpreted
 
 INTERPRETED = os.environ.get('TRITON_INTERPRET') == '1'
 HAS_GPU = torch.cuda.is_available()
@@ -33,14 +32,7 @@ FORMATS = [torch.contiguous_format, torch.channels_last]
 def test_under_the_interpreter():
     """Runs every test marked `kernels` on CPU tensors."""
     pytest.importorskip('triton')
-    result = subprocess.run(
-        [sys.executable, '-m', 'pytest', '-v', '-p', 'no:xdist', __file__],
-        env={**os.environ, 'TRITON_INTERPRET': '1'},
-        capture_output=True,
-        text=True,
-    )
-    assert result.returncode == 0, result.stdout[-5000:] + result.stderr
-    assert ' passed' in result.stdout
+    run_interpreted(__file__)
 
 
 @pytest.fixture

@@ -6,14 +6,13 @@ operation: maps of a few pixels.
 """
 
 import os
-import subprocess
-import sys
 from contextlib import contextmanager
 
 import pytest
 import torch
 
 from mmctx.ops import local_aggregation
+from tests.helpers.interpreter import run_interpreted
 
 pytest.importorskip('triton')
 
@@ -92,14 +91,7 @@ def compare(value, weight, k, *options):
 @pytest.mark.skipif(INTERPRETED, reason='this is the inner process')
 def test_under_the_interpreter():
     """Runs every test marked `kernels` on CPU tensors."""
-    result = subprocess.run(
-        [sys.executable, '-m', 'pytest', '-v', '-p', 'no:xdist', __file__],
-        env={**os.environ, 'TRITON_INTERPRET': '1'},
-        capture_output=True,
-        text=True,
-    )
-    assert result.returncode == 0, result.stdout[-5000:] + result.stderr
-    assert ' passed' in result.stdout
+    run_interpreted(__file__)
 
 
 @kernels
