@@ -31,8 +31,7 @@ def seeded():
     torch.manual_seed(0)
 
 
-@pytest.fixture(autouse=True)
-def as_mmengine_was():
+def _as_mmengine_was():
     """A run's default scope and logger, whose stream is closed, end here."""
     from mmengine.logging import MMLogger
     from mmengine.registry import DefaultScope
@@ -43,3 +42,10 @@ def as_mmengine_was():
     for manager, instances in zip(managers, before):
         manager._instance_dict.clear()
         manager._instance_dict.update(instances)
+
+
+# A run in a module's fixture begins before the first test and ends with it.
+runs_of_a_module = pytest.fixture(autouse=True, scope='module')(
+    _as_mmengine_was
+)
+runs_of_a_test = pytest.fixture(autouse=True)(_as_mmengine_was)
