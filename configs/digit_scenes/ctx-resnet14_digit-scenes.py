@@ -1,6 +1,6 @@
 _base_ = [
     '../_base_/models/contextual_cnn/classifier.py',
-    '../_base_/models/contextual_cnn/digit_scenes_backbone.py',
+    '../_base_/models/contextual_cnn/slim_backbone.py',
     '../_base_/datasets/digit_scenes_classification.py',
     '../_base_/schedules/digit_scenes_classification.py',
     '../_base_/runtime/digit_scenes_mmpretrain.py',

@@ -3,7 +3,7 @@
 # chance: `--cfg-options model.backbone.init_cfg=None`.
 _base_ = [
     '../_base_/models/digit_scenes_faster-rcnn_fpn.py',
-    '../_base_/models/contextual_cnn/digit_scenes_backbone.py',
+    '../_base_/models/contextual_cnn/slim_backbone.py',
     '../_base_/datasets/digit_scenes_detection.py',
     '../_base_/schedules/digit_scenes_detection.py',
     '../_base_/runtime/digit_scenes_mmdet.py',

@@ -1,18 +1,11 @@
 _base_ = [
     '../_base_/models/digit_scenes_mask-rcnn_fpn.py',
+    '../_base_/models/coat/slim_backbone.py',
     '../_base_/datasets/digit_scenes_instance.py',
     '../_base_/schedules/digit_scenes_detection.py',
     '../_base_/runtime/digit_scenes_mmdet.py',
 ]
 
 model = dict(
-    backbone=dict(
-        type='CoaT',
-        arch=dict(
-            embed_dims=(64, 128, 192, 256),
-            serial_depths=(2, 2, 2, 2),
-            mlp_ratios=(4, 4, 4, 4),
-        ),
-    ),
-    neck=dict(in_channels=[64, 128, 192, 256]),
+    backbone=_base_.backbone, neck=dict(in_channels=[64, 128, 192, 256])
 )

@@ -3,6 +3,8 @@
 # of stride 16, on which a digit is 2 to 4 cells wide; so the stage of stride
 # 16, the last that is built, is the one with attention. Written out, as no
 # stock file holds the model alone.
+_base_ = 'slim_backbone.py'
+
 attention = dict(embed_dims=128, num_heads=4, dropout=0.0, batch_first=True)
 ffn = dict(
     embed_dims=128,
@@ -21,19 +23,7 @@ model = dict(
         bgr_to_rgb=True,
         pad_size_divisor=1,
     ),
-    backbone=dict(
-        type='Container',
-        arch=dict(
-            embed_dims=(48, 96, 192, 256),
-            depths=(2, 2, 2, 2),
-            mlp_ratios=(4, 4, 4, 4),
-            aggregation=dict(
-                num_heads=(2, 3, 6, 8),
-                dynamic=('none', 'none', 'attention', 'attention'),
-            ),
-        ),
-        out_indices=(2,),
-    ),
+    backbone=dict(_base_.backbone, out_indices=(2,)),
     neck=dict(
         type='ChannelMapper',
         in_channels=[192],
