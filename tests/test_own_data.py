@@ -7,13 +7,12 @@ from pathlib import Path
 
 import mmdet
 import pytest
-from PIL import Image, ImageDraw
 
 from mmctx.engine import command
 from tests.helpers.scripts import ROOT, load_script
+from tests.helpers.small_data import BCCD_CLASSES, make_bccd
 
 PAGE = (ROOT / 'docs/own_data.md').read_text()
-CLASSES = ('RBC', 'WBC', 'Platelets')
 SHORT = (
     'train_cfg.max_epochs=1',
     'train_dataloader.num_workers=0',
@@ -23,37 +22,11 @@ SHORT = (
 )
 
 
-def draw_cells(folder, part, count):
-    images, annotations = [], []
-    (folder / part).mkdir(parents=True)
-    for i in range(count):
-        photo = Image.effect_noise((160, 120), 30).convert('RGB')
-        for k in range(len(CLASSES)):
-            x, y, side = 10 + 45 * k, 20 + 10 * i, 12 + 10 * k
-            box = (x, y, x + side, y + side)
-            ImageDraw.Draw(photo).ellipse(box, fill=(200, 50 * k, 90))
-            annotations.append(
-                dict(
-                    id=len(annotations) + 1, image_id=i, category_id=k + 1,
-                    bbox=[x, y, side, side], area=side**2, iscrowd=0,
-                )
-            )  # fmt: skip
-        name = f'{i}.png'
-        photo.save(folder / part / name)
-        images.append(dict(id=i, file_name=name, width=160, height=120))
-    categories = [dict(id=k + 1, name=n) for k, n in enumerate(CLASSES)]
-    content = dict(
-        images=images, annotations=annotations, categories=categories
-    )
-    (folder / f'{part}.json').write_text(json.dumps(content))
-
-
 @pytest.fixture
 def folder(tmp_path, monkeypatch):
     """As a user's: data and a config, nothing of the repository."""
     monkeypatch.chdir(tmp_path)
-    draw_cells(tmp_path / 'cells', 'train', 5)  # a last batch of one
-    draw_cells(tmp_path / 'cells', 'val', 2)
+    make_bccd(tmp_path / 'cells')
     (config,) = re.findall(r'```python\n(.*?)```', PAGE, re.S)
     (tmp_path / 'cells.py').write_text(config)
     return tmp_path
@@ -82,4 +55,4 @@ def test_from_looking_to_predictions(folder, monkeypatch, capsys):
     predictions = json.loads(Path('predictions/predictions.json').read_text())
     assert len(predictions) == 2
     for prediction in predictions:
-        assert set(prediction['classes']) <= set(CLASSES)
+        assert set(prediction['classes']) <= set(BCCD_CLASSES)

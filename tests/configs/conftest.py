@@ -10,7 +10,12 @@ import mmseg.apis  # noqa: F401
 import pytest
 
 from mmctx.datasets import make_digit_scenes
-from tests.helpers.small_data import make_cityscapes, make_coco, make_imagenet
+from tests.helpers.small_data import (
+    make_bccd,
+    make_cityscapes,
+    make_coco,
+    make_imagenet,
+)
 
 
 @pytest.fixture(scope='session')
@@ -20,12 +25,14 @@ def data_roots(tmp_path_factory):
     make_imagenet(folder / 'imagenet')
     make_coco(folder / 'coco')
     make_cityscapes(folder / 'cityscapes')
+    make_bccd(folder / 'bccd')
     make_digit_scenes(folder / 'digits', 'scenes', train=2, val=2)
     for part in ('classification', 'centered'):
         make_digit_scenes(folder / 'digits', part, train=10, val=10)
     return {
         'data/imagenet': f'{folder}/imagenet',
         'data/coco/': f'{folder}/coco/',
+        'data/bccd/': f'{folder}/bccd/',
         'data/cityscapes/': f'{folder}/cityscapes/',
         'data/digit_scenes/scenes/': f'{folder}/digits/scenes/',
         'data/digit_scenes/classification/': f'{folder}/digits/'

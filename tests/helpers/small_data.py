@@ -4,6 +4,9 @@ import json
 
 import cv2
 import numpy as np
+from PIL import Image, ImageDraw
+
+BCCD_CLASSES = 'RBC', 'WBC', 'Platelets'
 
 
 def _write_image(path, height, width, seed):
@@ -83,3 +86,35 @@ def make_cityscapes(root):
                 str(folder / f'{name}_gtFine_labelTrainIds.png'),
                 classes.repeat(4, 0).repeat(32, 1),
             )
+
+
+def make_bccd(root):
+    """Photographs with a disc of each class; in training a batch, and one."""
+    for part, count in dict(train=5, val=2).items():
+        images, annotations = [], []
+        (root / part).mkdir(parents=True)
+        for i in range(count):
+            photo = Image.effect_noise((160, 120), 30).convert('RGB')
+            for k in range(len(BCCD_CLASSES)):
+                x, y, side = 10 + 45 * k, 20 + 10 * i, 12 + 10 * k
+                box = (x, y, x + side, y + side)
+                ImageDraw.Draw(photo).ellipse(box, fill=(200, 50 * k, 90))
+                annotations.append(
+                    dict(
+                        id=len(annotations) + 1, image_id=i,
+                        category_id=k + 1, bbox=[x, y, side, side],
+                        area=side**2, iscrowd=0,
+                    )
+                )  # fmt: skip
+            name = f'{i}.png'
+            photo.save(root / part / name)
+            images.append(dict(id=i, file_name=name, width=160, height=120))
+        content = dict(
+            images=images,
+            annotations=annotations,
+            categories=[
+                dict(id=k + 1, name=name)
+                for k, name in enumerate(BCCD_CLASSES)
+            ],
+        )
+        (root / f'{part}.json').write_text(json.dumps(content))
