@@ -83,3 +83,32 @@ def make_cityscapes(root):
                 str(folder / f'{name}_gtFine_labelTrainIds.png'),
                 classes.repeat(4, 0).repeat(32, 1),
             )
+
+
+def draw_cells(root, **counts):
+    """COCO data as of docs/own_data.md: a JSON and a folder per split."""
+    names = ('RBC', 'WBC', 'Platelets')
+    for split, count in counts.items():
+        images, annotations = [], []
+        for i in range(count):
+            name = f'{i}.png'
+            _write_image(root / split / name, 120, 160, i)
+            images.append(dict(id=i, file_name=name, height=120, width=160))
+            for k in range(len(names)):
+                box = [10 + 45 * k, 20 + 10 * i, 12 + 10 * k, 12 + 10 * k]
+                annotations.append(
+                    dict(
+                        id=len(annotations) + 1,
+                        image_id=i,
+                        category_id=k + 1,
+                        bbox=box,
+                        area=box[2] * box[3],
+                        iscrowd=0,
+                    )
+                )
+        content = dict(
+            images=images,
+            annotations=annotations,
+            categories=[dict(id=k + 1, name=n) for k, n in enumerate(names)],
+        )
+        (root / f'{split}.json').write_text(json.dumps(content))

@@ -1,6 +1,8 @@
 """The package from its wheel alone, in an empty folder, as a user has it."""
 
+import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -10,9 +12,15 @@ import zipfile
 from email.parser import Parser
 from pathlib import Path
 
+import cv2
+import numpy as np
 import pytest
+import sklearn.datasets
+import torch
 
+from mmctx.engine.export.check import match
 from tests.helpers.scripts import ROOT
+from tests.helpers.small_data import draw_cells
 
 DETECTOR = 'faster-rcnn_cotnet-26_fpn_digit-scenes'
 SMALL = [
@@ -23,6 +31,24 @@ SMALL = [
     'train_dataloader.batch_size=2',
     *(f'{x}_dataloader.num_workers=0' for x in ('train', 'val', 'test')),
 ]
+ALL_BOXES = ('--cfg-options', 'model.test_cfg.rcnn.score_thr=0')
+CHECKPOINT = f'work_dirs/{DETECTOR}/epoch_1.pth'
+PHOTOGRAPHS = ('china.jpg', 'flower.jpg')
+ABSENT = """
+import importlib.util
+
+for name in ('mmctx', 'mmdet', 'mmcv', 'mmengine', 'torch', 'torchvision'):
+    assert importlib.util.find_spec(name) is None, name
+"""
+SAVE = """
+import sys
+import numpy
+
+cv2.imwrite(sys.argv[1], picture)
+numpy.savez('outputs.npz', boxes, scores, labels)
+with open('facts.json', 'w') as file:
+    json.dump(facts, file)
+"""
 
 
 def run(*command, **kwargs):
@@ -80,11 +106,40 @@ def mmctx(python):
     return python.parent / 'mmctx'
 
 
-@pytest.fixture
-def outside(tmp_path_factory):
+def empty_folder(factory):
     """Arguments of processes in an empty folder, away from the checkout."""
     env = {k: v for k, v in os.environ.items() if k != 'PYTHONPATH'}
-    return dict(cwd=tmp_path_factory.mktemp('empty'), env=env)
+    return dict(cwd=factory.mktemp('empty'), env=env)
+
+
+@pytest.fixture
+def outside(tmp_path_factory):
+    return empty_folder(tmp_path_factory)
+
+
+@pytest.fixture(scope='module')
+def trained(mmctx, tmp_path_factory):
+    """A folder with the README's detector after three iterations, and two
+    photographs."""
+    outside = empty_folder(tmp_path_factory)
+    run(mmctx, 'train', DETECTOR, *SMALL, **outside)
+    for name in PHOTOGRAPHS:
+        folder = Path(sklearn.datasets.__file__).parent / 'images'
+        shutil.copy(folder / name, outside['cwd'])
+    return outside
+
+
+@pytest.fixture(scope='module')
+def elsewhere(tmp_path_factory):
+    """Interpreter of an environment that knows nothing of PyTorch."""
+    folder = tmp_path_factory.mktemp('elsewhere')
+    run(sys.executable, '-m', 'venv', '--without-pip', folder)
+    (site,) = folder.glob('lib/*/site-packages')
+    for name in ('numpy', 'cv2', 'opencv_python', 'onnxruntime'):
+        stack = Path(sysconfig.get_path('purelib'))
+        for package in (*stack.glob(name), *stack.glob(f'{name}*.libs')):
+            (site / package.name).symlink_to(package)
+    return folder / 'bin/python'
 
 
 def test_wheel_and_sdist_are_whole(built):
@@ -112,24 +167,103 @@ def test_list(mmctx, outside):
     assert 'cotnet50' in run(mmctx, 'list', '--models', **outside).split()
 
 
-def test_train_and_test_the_detector_of_the_readme(mmctx, outside):
-    run(mmctx, 'train', DETECTOR, *SMALL, **outside)
-    work_dir = outside['cwd'] / 'work_dirs' / DETECTOR
-    assert (work_dir / 'curves.png').is_file()
-    log = run(
-        mmctx, 'test', DETECTOR, work_dir / 'epoch_1.pth', *SMALL, **outside
-    )
+def test_the_detector_of_the_readme(mmctx, trained):
+    assert (trained['cwd'] / CHECKPOINT).with_name('curves.png').is_file()
+    log = run(mmctx, 'test', DETECTOR, CHECKPOINT, *SMALL, **trained)
     assert 'coco/bbox_mAP' in log
 
 
-def test_config_of_the_user_upon_ours(mmctx, outside):
-    config = outside['cwd'] / 'mine.py'
-    config.write_text(
-        f"_base_ = 'mmctx::digit_scenes/{DETECTOR}.py'\n"
-        'model = dict(backbone=dict(frozen_stages=1))\n'
+def predict(mmctx, outside, *pictures):
+    """What `mmctx infer` finds, all boxes."""
+    options = ('--score-thr', 0, *ALL_BOXES)
+    run(mmctx, 'infer', DETECTOR, CHECKPOINT, *pictures, *options, **outside)
+    path = outside['cwd'] / 'predictions/predictions.json'
+    return json.loads(path.read_text())
+
+
+def test_predictions_for_photographs(mmctx, trained):
+    predictions = predict(mmctx, trained, *PHOTOGRAPHS)
+    assert [p['file'] for p in predictions] == list(PHOTOGRAPHS)
+    for prediction in predictions:
+        name = prediction['file']
+        photograph = cv2.imread(str(trained['cwd'] / name))
+        drawn = cv2.imread(str(trained['cwd'] / 'predictions' / name))
+        assert drawn.shape == photograph.shape
+        boxes = np.array(prediction['boxes'])
+        assert len(boxes) > 20
+        assert (boxes >= 0).all()
+        assert (boxes <= np.tile(photograph.shape[1::-1], 2)).all()
+
+
+def test_context_of_a_photograph(mmctx, trained):
+    picture = PHOTOGRAPHS[0]
+    options = ('--at', '320,200')
+    run(mmctx, 'visualize', DETECTOR, CHECKPOINT, picture, *options, **trained)
+    drawn = cv2.imread(str(trained['cwd'] / 'context/context_320_200.png'))
+    assert drawn.std() > 10
+
+
+def test_exported_detector_elsewhere(mmctx, trained, elsewhere):
+    """The program of docs/export.md finds what `mmctx infer` finds."""
+    options = ('--preprocess', 'bgr', '--out', 'detector.onnx', *ALL_BOXES)
+    run(mmctx, 'export', DETECTOR, CHECKPOINT, *options, '--images',
+        *PHOTOGRAPHS, **trained)  # fmt: skip
+    page = (ROOT / 'docs/export.md').read_text()
+    program = re.search('```python\n(.*?)```', page, re.S)[1]
+    outputs = {}
+    for name in PHOTOGRAPHS:
+        shutil.copy(trained['cwd'] / name, trained['cwd'] / 'picture.jpg')
+        code = ABSENT + program + SAVE
+        run(elsewhere, '-I', '-c', code, f'{name}.png', **trained)
+        with np.load(trained['cwd'] / 'outputs.npz') as file:
+            outputs[f'{name}.png'] = [file[name][0] for name in file.files]
+    facts = json.loads((trained['cwd'] / 'facts.json').read_text())
+    assert facts['task'] == 'detection' and facts['channels'] == 'bgr'
+    assert json.loads(facts['shape']) == [1, 3, 128, 128]
+    assert json.loads(facts['classes']) == list('0123456789')
+    assert json.loads(facts['mean']) == pytest.approx(
+        [123.675, 116.28, 103.53]
     )
-    run(mmctx, 'train', config, *SMALL, '--no-validate', **outside)
-    assert (outside['cwd'] / 'work_dirs/mine/epoch_1.pth').is_file()
+    for prediction in predict(mmctx, trained, *outputs):
+        boxes, scores, labels = outputs[prediction['file']]
+        prediction['labels'] = [int(name) for name in prediction['classes']]
+        expected, actual = (
+            {k: torch.as_tensor(v) for k, v in values.items()}
+            for values in (
+                {k: prediction[k] for k in ('boxes', 'scores', 'labels')},
+                dict(boxes=boxes, scores=scores, labels=labels),
+            )
+        )
+        assert len(expected['boxes']) > 20
+        assert match(actual, expected, side=128, is_full=True) < 1e-3
+
+
+def test_the_page_on_your_own_data(python, outside):
+    """Every command of docs/own_data.md, on photographs drawn here."""
+    page = (ROOT / 'docs/own_data.md').read_text()
+    (config,) = re.findall('```python\n(.*?)```', page, re.S)
+    (commands,) = re.findall('```bash\n(.*?)```', page, re.S)
+    folder = outside['cwd']
+    # Five: the last batch is of one.
+    draw_cells(folder / 'cells', train=5, val=2)
+    (folder / 'cells.py').write_text(
+        f'{config}train_cfg = dict(max_epochs=1)\n'
+        'for loader in (train_dataloader, val_dataloader):\n'
+        '    loader.update(num_workers=0, persistent_workers=False)\n'
+        'del loader\n'
+    )
+    path = f'{python.parent}{os.pathsep}{outside["env"]["PATH"]}'
+    outside['env'] = dict(outside['env'], PATH=path)
+    commands = commands.replace('epoch_5', 'epoch_1')
+    printed = run('bash', '-ec', commands, **outside)
+    assert 'digits' not in (folder / 'whole.py').read_text()
+    assert len(list((folder / 'look').iterdir())) == 5
+    assert '| Platelets' in printed  # AP by class
+    assert list((folder / 'errors').iterdir())
+    predictions = folder / 'predictions/predictions.json'
+    predictions = json.loads(predictions.read_text())
+    assert len(predictions) == 2
+    assert (folder / 'cells.pt').is_file()
 
 
 def test_tensorboard(python, mmctx, outside):
