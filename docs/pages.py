@@ -3,6 +3,7 @@
 MkDocs calls the functions below (``hooks`` in mkdocs.yml).
 """
 
+import json
 import re
 from html import unescape
 from pathlib import Path
@@ -32,11 +33,29 @@ def on_files(files, config):
                 use_directory_urls=config.use_directory_urls,
             )
         )
+    for path in (ROOT / 'docs/notebooks').glob('*.ipynb'):
+        source = f'notebooks/{path.stem}.md'
+        content = _notebook(path)
+        files.append(File.generated(config, source, content=content))
     return files
+
+
+def _notebook(path):
+    """The Markdown of a notebook's cells, which have no outputs."""
+    text = f'<a href="../{path.name}">The notebook</a>\n\n'
+    for cell in json.loads(path.read_text())['cells']:
+        source = ''.join(cell['source'])
+        if cell['cell_type'] == 'code':
+            source = f'```python\n{source}\n```'
+        text += f'{source}\n\n'
+    return text
 
 
 def on_page_markdown(markdown, page, config, files):
     """Make links between docs/ and the root those of one folder."""
+    markdown = markdown.replace('.ipynb)', '.md)')
+    if page.file.src_uri.startswith('notebooks/'):
+        return markdown
     if page.file.src_dir == str(ROOT):
         return re.sub(r'\]\(((?:\.\./)*)docs/', r'](\1', markdown)
     return markdown.replace('](../', '](')

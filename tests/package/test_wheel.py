@@ -1,6 +1,8 @@
 """The package from its wheel alone, in an empty folder, as a user has it."""
 
+import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -10,9 +12,15 @@ import zipfile
 from email.parser import Parser
 from pathlib import Path
 
+import cv2
+import numpy as np
 import pytest
+import sklearn.datasets
+import torch
 
+from mmctx.engine.export.check import match
 from tests.helpers.scripts import ROOT
+from tests.helpers.small_data import make_bccd
 
 DETECTOR = 'faster-rcnn_cotnet-26_fpn_digit-scenes'
 SMALL = [
@@ -23,6 +31,23 @@ SMALL = [
     'train_dataloader.batch_size=2',
     *(f'{x}_dataloader.num_workers=0' for x in ('train', 'val', 'test')),
 ]
+ALL_BOXES = ('--cfg-options', 'model.test_cfg.rcnn.score_thr=0')
+CHECKPOINT = f'work_dirs/{DETECTOR}/epoch_1.pth'
+RESIZED = '{}.png'
+PHOTOGRAPHS = ('china.jpg', 'flower.jpg')
+ABSENT = """
+import importlib.util
+
+for name in ('mmctx', 'mmdet', 'mmcv', 'mmengine', 'torch', 'torchvision'):
+    assert importlib.util.find_spec(name) is None, name
+"""
+SAVE = """
+import numpy
+
+numpy.savez('outputs.npz', boxes=boxes, scores=scores, labels=labels)
+with open('facts.json', 'w') as file:
+    json.dump(facts, file)
+"""
 
 
 def run(*command, **kwargs):
@@ -80,11 +105,56 @@ def mmctx(python):
     return python.parent / 'mmctx'
 
 
-@pytest.fixture
-def outside(tmp_path_factory):
+def empty_folder(factory):
     """Arguments of processes in an empty folder, away from the checkout."""
     env = {k: v for k, v in os.environ.items() if k != 'PYTHONPATH'}
-    return dict(cwd=tmp_path_factory.mktemp('empty'), env=env)
+    return dict(cwd=factory.mktemp('empty'), env=env)
+
+
+@pytest.fixture
+def outside(tmp_path_factory):
+    return empty_folder(tmp_path_factory)
+
+
+@pytest.fixture(scope='module')
+def trained(mmctx, tmp_path_factory):
+    """A folder with the README's detector after three iterations."""
+    outside = empty_folder(tmp_path_factory)
+    run(mmctx, 'train', DETECTOR, *SMALL, **outside)
+    return outside
+
+
+@pytest.fixture(scope='module')
+def predictions(mmctx, trained):
+    """What `mmctx infer` finds, all boxes, by picture.
+
+    Pictures are two photographs, and the same as the exported file takes them.
+    """
+    folder = Path(sklearn.datasets.__file__).parent / 'images'
+    for name in PHOTOGRAPHS:
+        shutil.copy(folder / name, trained['cwd'])
+        picture = cv2.resize(cv2.imread(str(folder / name)), (128, 128))
+        cv2.imwrite(str(trained['cwd'] / RESIZED.format(name)), picture)
+    names = [*PHOTOGRAPHS, *map(RESIZED.format, PHOTOGRAPHS)]
+    options = ('--score-thr', 0, *ALL_BOXES)
+    run(mmctx, 'infer', DETECTOR, CHECKPOINT, *names, *options, **trained)
+    path = trained['cwd'] / 'predictions/predictions.json'
+    predictions = {p['file']: p for p in json.loads(path.read_text())}
+    assert list(predictions) == names
+    return predictions
+
+
+@pytest.fixture(scope='module')
+def elsewhere(tmp_path_factory):
+    """Interpreter of an environment that knows nothing of PyTorch."""
+    folder = tmp_path_factory.mktemp('elsewhere')
+    run(sys.executable, '-m', 'venv', '--without-pip', folder)
+    (site,) = folder.glob('lib/*/site-packages')
+    for name in ('numpy', 'cv2', 'opencv_python', 'onnxruntime'):
+        stack = Path(sysconfig.get_path('purelib'))
+        for package in (*stack.glob(name), *stack.glob(f'{name}*.libs')):
+            (site / package.name).symlink_to(package)
+    return folder / 'bin/python'
 
 
 def test_wheel_and_sdist_are_whole(built):
@@ -106,43 +176,95 @@ def test_wheel_and_sdist_are_whole(built):
 
 
 def test_list(mmctx, outside):
-    names = run(mmctx, 'list', '*cotnet50*', '--task', 'detection', **outside)
-    assert 'faster-rcnn_cotnet50' in names
-    assert len(run(mmctx, 'list', **outside).split()) > 150
+    names = run(mmctx, 'list', **outside).split()
+    assert len(names) > 150 and DETECTOR in names
     assert 'cotnet50' in run(mmctx, 'list', '--models', **outside).split()
 
 
-def test_train_and_test_the_detector_of_the_readme(mmctx, outside):
-    run(mmctx, 'train', DETECTOR, *SMALL, **outside)
-    work_dir = outside['cwd'] / 'work_dirs' / DETECTOR
+def test_the_detector_of_the_readme(trained):
+    work_dir = (trained['cwd'] / CHECKPOINT).parent
     assert (work_dir / 'curves.png').is_file()
-    log = run(
-        mmctx, 'test', DETECTOR, work_dir / 'epoch_1.pth', *SMALL, **outside
+    (log,) = work_dir.glob('*/*.log')
+    assert 'coco/bbox_mAP' in log.read_text()
+
+
+def test_predictions_for_photographs(predictions, trained):
+    for name, prediction in predictions.items():
+        picture, drawn = (
+            cv2.imread(str(trained['cwd'] / folder / name))
+            for folder in ('', 'predictions')
+        )
+        assert drawn.shape == picture.shape
+        assert (drawn != picture).any()
+        boxes = np.array(prediction['boxes'])
+        assert len(boxes) > 20
+        assert (boxes >= 0).all()
+        assert (boxes <= np.tile(picture.shape[1::-1], 2)).all()
+
+
+def test_context_of_a_photograph(mmctx, predictions, trained):
+    argv = (DETECTOR, CHECKPOINT, PHOTOGRAPHS[0], '--at', '320,200')
+    run(mmctx, 'visualize', *argv, **trained)
+    drawn = cv2.imread(str(trained['cwd'] / 'context/context_320_200.png'))
+    assert drawn.std() > 10
+
+
+def test_exported_detector_elsewhere(mmctx, predictions, trained, elsewhere):
+    """The program of docs/export.md finds what `mmctx infer` finds."""
+    folder = trained['cwd']
+    options = ('--preprocess', 'bgr', '--out', 'detector.onnx', *ALL_BOXES)
+    run(mmctx, 'export', DETECTOR, CHECKPOINT, *options, **trained)
+    page = (ROOT / 'docs/export.md').read_text()
+    program = re.search('```python\n(.*?)```', page, re.S)[1]
+    for name in PHOTOGRAPHS:
+        shutil.copy(folder / name, folder / 'picture.jpg')
+        run(elsewhere, '-I', '-c', ABSENT + program + SAVE, **trained)
+        with np.load(folder / 'outputs.npz') as file:
+            actual = {k: torch.from_numpy(file[k][0]) for k in file}
+        prediction = predictions[RESIZED.format(name)]
+        prediction['labels'] = [int(x) for x in prediction['classes']]
+        expected = {k: torch.tensor(prediction[k]) for k in actual}
+        assert match(actual, expected, side=128, is_full=True) < 1e-3
+    facts = json.loads((folder / 'facts.json').read_text())
+    assert facts['task'] == 'detection' and facts['channels'] == 'bgr'
+    assert json.loads(facts['shape']) == [1, 3, 128, 128]
+    assert json.loads(facts['classes']) == list('0123456789')
+    assert json.loads(facts['mean']) == pytest.approx(
+        [123.675, 116.28, 103.53]
     )
-    assert 'coco/bbox_mAP' in log
 
 
-def test_config_of_the_user_upon_ours(mmctx, outside):
-    config = outside['cwd'] / 'mine.py'
-    config.write_text(
-        f"_base_ = 'mmctx::digit_scenes/{DETECTOR}.py'\n"
-        'model = dict(backbone=dict(frozen_stages=1))\n'
+def test_the_page_on_your_own_data(python, outside):
+    """Every command of docs/own_data.md, on photographs drawn here."""
+    page = (ROOT / 'docs/own_data.md').read_text()
+    (config,) = re.findall('```python\n(.*?)```', page, re.S)
+    (commands,) = re.findall('```bash\n(.*?)```', page, re.S)
+    folder = outside['cwd']
+    make_bccd(folder / 'cells')
+    (folder / 'cells.py').write_text(
+        f'{config}train_cfg = dict(max_epochs=1)\n'
+        'for loader in (train_dataloader, val_dataloader):\n'
+        '    loader.update(num_workers=0, persistent_workers=False)\n'
+        'del loader\n'
     )
-    run(mmctx, 'train', config, *SMALL, '--no-validate', **outside)
-    assert (outside['cwd'] / 'work_dirs/mine/epoch_1.pth').is_file()
+    path = f'{python.parent}{os.pathsep}{outside["env"]["PATH"]}'
+    outside['env'] = dict(outside['env'], PATH=path)
+    commands = commands.replace('epoch_5', 'epoch_1')
+    printed = run('bash', '-ec', commands, **outside)
+    assert 'digits' not in (folder / 'whole.py').read_text()
+    assert len(list((folder / 'look').iterdir())) == 5
+    assert '| Platelets' in printed  # AP by class
+    assert list((folder / 'errors').iterdir())
+    predictions = folder / 'predictions/predictions.json'
+    predictions = json.loads(predictions.read_text())
+    assert len(predictions) == 2
 
 
-def test_tensorboard(python, mmctx, outside):
-    run(*install(python), 'tensorboard==2.21.0')
-    flags = ('--no-validate', '--vis', 'tensorboard')
-    run(mmctx, 'train', DETECTOR, *flags, *SMALL, **outside)
-    assert [*outside['cwd'].glob('work_dirs/**/events.out.tfevents.*')]
-
-
-def test_mim(python, outside):
+def test_mim_and_tensorboard(python, outside):
     requirements = Path(__file__).with_name('requirements.txt')
     options = ('--no-deps', '--ignore-installed', '-r')
     run(*install(python), *options, requirements)
+    run(*install(python), 'tensorboard==2.21.0')
     mim = python.parent / 'mim'
     # It starts the tools with the first `python` there is.
     path = f'{python.parent}{os.pathsep}{outside["env"]["PATH"]}'
@@ -154,6 +276,7 @@ def test_mim(python, outside):
     )
     run(mim, 'download', 'mmctx', '--config', name, '--dest', '.', **outside)
     assert (outside['cwd'] / f'{name}.py').is_file()
-    options = ('--gpus', 0, '--work-dir', 'work', *SMALL)
-    run(mim, 'train', 'mmctx', f'{DETECTOR}.py', *options, **outside)
+    options = ('--gpus', 0, '--work-dir', 'work', '--vis', 'tensorboard')
+    run(mim, 'train', 'mmctx', f'{DETECTOR}.py', *options, *SMALL, **outside)
     assert (outside['cwd'] / 'work/epoch_1.pth').is_file()
+    assert [*outside['cwd'].glob('work/**/events.out.tfevents.*')]

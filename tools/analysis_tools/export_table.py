@@ -5,7 +5,8 @@ The weights are random, batch statistics too; score thresholds are zero, so
 that there are as many boxes as a detector may return. A cell holds the largest
 difference from PyTorch, relative to the largest value (of boxes: to the longer
 side of the image; they are matched one to one), over five batches of one or
-two images in four sizes, one of them odd.
+two images in four sizes, one of them odd; of backbones, also over one and two
+images in six sizes.
 """
 
 import sys
@@ -20,6 +21,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 import mmctx
 from mmctx.engine import cli, export
+from mmctx.engine.export.check import images
 from mmctx.registry import MODELS
 from mmctx.zoo import get_spec
 from tools.analysis_tools.get_flops import build_model
@@ -89,6 +91,9 @@ DIGITS = {
     'PSPNet': 'pspnet_contnet-slim_digit-scenes',
 }
 COLUMNS = ('backbone', 'classifier', *DIGITS)
+#: Heights and widths for backbones, each in batches of one and two.
+SIZES = ((32, 32), (33, 47), (64, 64), (65, 97), (127, 65), (96, 160))
+BATCHES = (1, 2)
 
 
 def build(family, kind):
@@ -156,7 +161,14 @@ def cell(family, kind, to, shape, folder):
     try:
         network = export.build(model)
         export.save(network, path, to, shape, True, {})
-        comparisons = export.check_file(model, network, path, shape, True)
+        batches = [
+            images(network, (n, *size), seed=n)
+            for size in SIZES * (kind == 'backbone')
+            for n in BATCHES
+        ]
+        comparisons = export.check_file(
+            model, network, path, shape, True, batches
+        )
     except export.Refusal as refusal:
         return f'refused: {refusal}'
     count = sum(c.boxes for c in comparisons)

@@ -16,8 +16,6 @@ from tests.helpers.scripts import load_script
 
 table = load_script('tools/analysis_tools/export_table.py')
 
-SIZES = [(32, 32), (33, 47), (64, 64), (65, 97), (127, 65), (96, 160)]
-BATCHES = (1, 2)
 #: Padded patches, padded windows, and pooling; export_table.py, a script,
 #: takes all classes, with all stages.
 CLASSES = ('Container', 'ConTNet', 'SECoTNetD')
@@ -38,8 +36,8 @@ def image(*shape):
 
 def check_maps(run, model):
     """Right at all sizes, in all batches; ``run`` may not refuse one."""
-    for n in BATCHES:
-        for size in SIZES:
+    for n in table.BATCHES:
+        for size in table.SIZES:
             x = image(n, 3, *size)
             with torch.no_grad():
                 actual, expected = run(x), model(x)
