@@ -19,3 +19,5 @@ model = dict(
     head=dict(num_classes=10, in_channels=96, num_tokens=3, topk=(1,)),
     train_cfg=None,
 )
+
+optim_wrapper = dict(optimizer=dict(lr=5e-4))  # attention bears no more
