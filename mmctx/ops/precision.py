@@ -38,8 +38,8 @@ def cast_by_autocast(x: Tensor) -> Tensor:
     return x.to(autocast_dtype(x))
 
 
-def undo_autocast(x: Tensor) -> Tensor:
-    """``x`` for a layer in float32 :func:`without_autocast`."""
+def dtype_without_autocast(x: Tensor) -> torch.dtype:
+    """That of ``x`` for a layer :func:`without_autocast`, in float32."""
     if torch.is_autocast_enabled(autocast_device(x)):
-        return x.to(accumulation_dtype(x))
-    return x
+        return accumulation_dtype(x)
+    return x.dtype

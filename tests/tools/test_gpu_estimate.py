@@ -12,6 +12,7 @@ from mmengine.registry import MODELS
 
 import mmctx.ops
 from mmctx.engine import cli
+from mmctx.models.layers.contextual_conv import SamplingPredictor
 from tests.helpers.backbones import TINY, build_tiny
 
 pytest.importorskip('triton')
@@ -39,8 +40,17 @@ WITH_MLPS = dict(
         aggregation=dict(dynamic='none'),
     ),
 )
-#: No size of a parameter is a multiple of it.
+#: No size of a parameter is a multiple of this number of images.
 BATCH = 5
+IMAGES = (BATCH, 3, 64, 96)
+
+
+@pytest.fixture(autouse=True, scope='module')
+def fast_algorithms():
+    """As networks are trained: a GPU's deterministic interpolation is slow."""
+    torch.use_deterministic_algorithms(False)
+    yield
+    torch.use_deterministic_algorithms(True, warn_only=True)
 
 
 def trace(model, shape, train=True, amp=torch.bfloat16, target='sm_90'):
@@ -124,23 +134,43 @@ def test_varying_sizes_need_few_variants(name, padded):
 
 
 def casts(costs):
-    """Copies of a half-precision feature map in float32."""
-    return [
-        cost
+    """Shapes of half-precision feature maps that are copied to float32."""
+    return {
+        tuple(cost.outputs[0].shape)
         for cost in costs
         if cost.name.endswith('_to_copy')
         and cost.inputs[0].dtype == torch.bfloat16
         and cost.outputs[0].dtype == torch.float32
-        and cost.outputs[0].dim() > 2
-        and cost.outputs[0].shape[0] % BATCH == 0
-    ]
+        and is_feature_map(cost.outputs[0])
+    }
+
+
+def is_feature_map(x):
+    """Not a vector of an image, its class token or its depth-wise kernel."""
+    return x.dim() > 2 and x.shape[0] % BATCH == 0 and 1 not in x.shape[1:]
+
+
+def narrow_shapes(name):
+    """Shapes of what sampling offsets are predicted from.
+
+    A fourth or a sixteenth of the channels, from which a convolution predicts
+    in float32: bfloat16 would place samples on a grid of 1/32 pixel.
+    """
+    model, shapes = build_tiny(name), set()
+    for module in model.modules():
+        if isinstance(module, SamplingPredictor):
+            module.predict.register_forward_pre_hook(
+                lambda _, args: shapes.add(tuple(args[0].shape))
+            )
+    model(torch.randn(IMAGES))
+    return shapes
 
 
 @functools.cache
 def traced_step(name):
     """A training step; synchronising or reading a value would raise."""
     model = build_tiny(name, half_norms=True)
-    costs, _ = trace(model, (BATCH, 3, 64, 96))
+    costs, _ = trace(model, IMAGES)
     assert any('backward' in cost.name for cost in costs)
     return costs
 
@@ -153,31 +183,10 @@ def test_nothing_forbids_the_capture_of_a_training_step(name):
             assert x.is_cuda or x.dim() == 0, cost
 
 
-FACTORISED = 'factorised attention sums over tokens in float32'
-OFFSETS = 'sampling offsets are predicted in float32, a few channels wide'
-FLOAT32_COPIES = {
-    'CoaT': FACTORISED,
-    'CoaT parallel': FACTORISED,
-    'ContextualConvNeXt': OFFSETS + ', and layer scales multiply in float32',
-    'ContextualResNet': OFFSETS + ', and so are the scores of classes',
-    'ContextualResNet reduce': OFFSETS,
-}
-
-
-@pytest.mark.parametrize(
-    'name',
-    [
-        pytest.param(
-            name,
-            marks=pytest.mark.xfail(strict=True, reason=FLOAT32_COPIES[name])
-            if name in FLOAT32_COPIES
-            else (),
-        )
-        for name in TINY
-    ],
-)
+@pytest.mark.parametrize('name', TINY)
 def test_no_feature_map_is_copied_to_float32(name):
-    assert not casts(traced_step(name))
+    """Class scores and sums over tokens read half precision, too."""
+    assert casts(traced_step(name)) == narrow_shapes(name)
 
 
 @pytest.mark.parametrize('name', ['CoaT', 'CoaT parallel'])

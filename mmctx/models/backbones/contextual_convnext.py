@@ -16,10 +16,11 @@ from mmctx.models.backbones.base import (
 from mmctx.models.backbones.contextual_cnn import ContextualCNN
 from mmctx.models.layers import ContextualConv2d
 from mmctx.models.layers.mlp import TokenMLP
-from mmctx.models.layers.norms import build_norm
+from mmctx.models.layers.norms import HalfLayerNorm, build_norm
 from mmctx.models.layers.pooling import halved
 from mmctx.models.layers.stochastic_depth import StochasticDepth
 from mmctx.ops import add_mlp
+from mmctx.ops.precision import cast_by_autocast
 from mmctx.registry import register
 
 
@@ -99,6 +100,8 @@ class ConvNeXtBlock(nn.Module):
             branch = self.conv(x)
         keep = self.drop_path(x)
         scale = self.gamma if keep is None else self.gamma * keep
+        if isinstance(self.norm, HalfLayerNorm):
+            scale = cast_by_autocast(scale)  # else the sum would be float32
         x, branch = x.permute(0, 2, 3, 1), branch.permute(0, 2, 3, 1)
         x = add_mlp(x, self.mlp, self.norm, branch, scale)
         return x.permute(0, 3, 1, 2)

@@ -17,7 +17,7 @@ from mmctx.models.layers.pooling import global_mean
 from mmctx.ops import context_projection, modulated_deform_conv
 from mmctx.ops.precision import (
     cast_by_autocast,
-    undo_autocast,
+    dtype_without_autocast,
     without_autocast,
 )
 from mmctx.registry import register
@@ -114,7 +114,7 @@ class SamplingPredictor(nn.Module):
             with a mask, its logit for each tap.
         """
         hidden = context_projection(x, context, self.reduce)
-        hidden = undo_autocast(F.relu(self.norm(hidden)))
+        hidden = F.relu(self.norm(hidden)).to(dtype_without_autocast(x))
         with without_autocast(x):
             return self.predict(hidden)
 

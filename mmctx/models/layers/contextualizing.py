@@ -11,7 +11,7 @@ from torch import Tensor
 
 from mmctx.models.layers.norms import apply_vector_norm, build_vector_norm
 from mmctx.models.layers.pooling import global_mean
-from mmctx.ops.precision import undo_autocast, without_autocast
+from mmctx.ops.precision import without_autocast
 
 #: Index of the learned factor that each stage takes.
 TEMPERATURES = {
@@ -63,9 +63,11 @@ class ScoreHead(nn.Module):
         self.fc2 = nn.Linear(hidden, dims)
 
     def forward(self, x: Tensor, valid: Optional[Tensor] = None) -> Tensor:
-        """(N, C, H, W) and valid sizes (N, 2) to (N, d)."""
-        hidden = self.fc1(global_mean(x, valid))
-        return self.fc2(F.relu(apply_vector_norm(self.norm, hidden)))
+        """(N, C, H, W) and valid sizes (N, 2) to (N, d), without autocast."""
+        mean = global_mean(x, valid)
+        with without_autocast(x):
+            hidden = apply_vector_norm(self.norm, self.fc1(mean))
+            return self.fc2(F.relu(hidden))
 
 
 class ClassMerger(nn.Module):
@@ -292,9 +294,8 @@ class ContextualizingLayers(nn.Module):
         In float32 or better even under automatic mixed precision: the choice
         of classes depends on small differences.
         """
-        x = undo_autocast(x)
+        vector = self.classify[str(stage)](x, valid)
         with without_autocast(x):
-            vector = self.classify[str(stage)](x, valid)
             dtype = torch.promote_types(vector.dtype, torch.float32)
             vector = F.normalize(vector.to(dtype), dim=1)
             embedding = F.normalize(self.embedding.to(dtype), dim=1)

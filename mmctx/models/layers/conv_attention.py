@@ -14,6 +14,7 @@ from torch import Tensor
 
 from mmctx.ops.conv_attention import cpu
 from mmctx.ops.dispatch import cpu_variant
+from mmctx.ops.precision import without_autocast
 
 #: Heads of the relative position encoding by window size.
 WINDOWS = {3: 2, 5: 3, 7: 3}
@@ -126,7 +127,7 @@ class ConvAttention(nn.Module):
 
     Softmax runs over all tokens, separately per channel; its product with
     the values is a matrix per head, so that the cost is linear in the number
-    of tokens. Softmax and that product are computed in float32 or better.
+    of tokens. Both sum over tokens in float32 or better.
 
     Source: `Co-Scale Conv-Attentional Image Transformers
     <https://arxiv.org/abs/2104.06399>`_, Eq. 4 to 8.
@@ -183,30 +184,23 @@ class ConvAttention(nn.Module):
         # Channel by channel, heads and convolutions need no further copies.
         q, k, v = q.mT.contiguous(), k.mT, v.mT.contiguous()
         summary = self.scale * self.summarise(k, v)
-        out = summary.to(q.dtype) @ q.unflatten(1, self.heads)
-        out = out.flatten(1, 2)
+        out = (summary @ q.unflatten(1, self.heads)).flatten(1, 2)
         if encoding is not None:
             # A class token, in front, has no position.
             first = q.shape[2] - size[0] * size[1]
-            maps = (
-                q[..., first:].unflatten(2, size),
-                v[..., first:].unflatten(2, size),
-            )
+            maps = (x[..., first:].unflatten(2, size) for x in (q, v))
             out = out + F.pad(encoding(*maps).flatten(2), (first, 0))
         return out.mT
 
     def summarise(self, k: Tensor, v: Tensor) -> Tensor:
-        """V^T softmax(K) of (N, C, L), in float32 or better.
+        """V^T softmax(K) of (N, C, L): (N, heads, C / heads, C / heads).
 
-        Returns:
-            Tensor: (N, heads, C / heads, C / heads).
+        Operators that sum in float32, whatever they read. Autocast would have
+        softmax read and write float32, too.
         """
-        dtype = torch.promote_types(k.dtype, torch.float32)
-        # Autocast does not know meta tensors.
-        device = 'cpu' if k.is_meta else k.device.type
-        with torch.autocast(device, enabled=False):
-            weights = k.softmax(2, dtype=dtype).unflatten(1, self.heads)
-            return v.to(dtype).unflatten(1, self.heads) @ weights.mT
+        with without_autocast(k):
+            weights = k.softmax(2).unflatten(1, self.heads)
+            return v.unflatten(1, self.heads) @ weights.mT
 
 
 class CrossScaleAttention(ConvAttention):

@@ -39,13 +39,11 @@ class HalfLayerNorm(nn.LayerNorm):
         if not torch.is_autocast_enabled(autocast_device(x)):
             return super().forward(x)
         x = cast_by_autocast(x)
-        parameters = (
+        affine = (
             p if p is None else p.to(x.dtype) for p in (self.weight, self.bias)
         )
         with without_autocast(x):
-            return F.layer_norm(
-                x, self.normalized_shape, *parameters, self.eps
-            )
+            return F.layer_norm(x, self.normalized_shape, *affine, self.eps)
 
 
 class HalfLayerNorm2d(LayerNorm2d, HalfLayerNorm):

@@ -7,6 +7,8 @@ import torch.nn as nn
 import torch.nn.functional as F
 from torch import Tensor
 
+from mmctx.ops.precision import accumulation_dtype, dtype_without_autocast
+
 
 def halved(valid: Optional[Tensor], stride: int = 2) -> Optional[Tensor]:
     """Valid sizes (N, 2) after a strided layer; None stays None."""
@@ -23,16 +25,18 @@ def global_mean(x: Tensor, valid: Optional[Tensor] = None) -> Tensor:
             and to the right of them is padding. Defaults to all.
 
     Returns:
-        Tensor: (N, C).
+        Tensor: (N, C), under autocast in float32 or better.
     """
+    dtype = dtype_without_autocast(x)
     if valid is None:
-        return x.mean((2, 3))
+        return x.mean((2, 3), dtype=dtype)
     rows, columns = (
-        (torch.arange(side, device=x.device) < size).to(x.dtype) / size
+        torch.arange(side, device=x.device) >= size
         for side, size in zip(x.shape[2:], valid.split(1, dim=1))
     )
-    rows, columns = rows.to(x.dtype), columns.to(x.dtype)
-    return torch.einsum('nchw,nh,nw->nc', x, rows, columns)
+    padding = rows[:, None, :, None] | columns[:, None, None]
+    total = x.masked_fill(padding, 0).sum((2, 3), dtype=accumulation_dtype(x))
+    return (total / valid.prod(1, keepdim=True)).to(dtype)
 
 
 def sizes_without_padding(images: Tensor) -> Tensor:

@@ -150,7 +150,8 @@ def test_gradients():
 @pytest.mark.parametrize('dtype', [torch.float16, torch.bfloat16])
 @pytest.mark.parametrize('autocast', [True, False])
 def test_softmax_and_its_product_are_accurate(dtype, autocast):
-    """66,800 tokens: in half precision their weights would vanish."""
+    """66,800 tokens, each with a weight of 1.5e-5: sums of them in half
+    precision would stall."""
     layer = ConvAttention(16)
     nn.init.zeros_(layer.qkv.weight[16:32])  # equal weights for all tokens
     nn.init.zeros_(layer.qkv.bias)
@@ -164,8 +165,8 @@ def test_softmax_and_its_product_are_accurate(dtype, autocast):
         _, k, v = layer.qkv(join(x, token)).mT.chunk(3, dim=1)
         summary = layer.summarise(k, v)
         out, _ = layer(x, token)
-    assert k.dtype == dtype and summary.dtype == torch.float32
-    assert (summary - exact).norm() / exact.norm() < 0.01
+    assert k.dtype == dtype and summary.dtype == dtype
+    assert (summary - exact).norm() / exact.norm() < 0.005
     assert out.dtype == dtype and out.isfinite().all()
 
 
