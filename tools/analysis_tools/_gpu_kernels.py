@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import torch
@@ -34,8 +35,11 @@ ITERATIONS = {
 #: Operations of matrix products of a launch, from its arguments.
 FLOPS = {'_mlp': lambda a: 4 * a['rows'] * a['C'] * a['HIDDEN']}
 _BINARIES = Path(triton.__file__).parent / 'backends/nvidia/bin'
-_INSTRUCTION = re.compile(
-    r'^\s*/\*[0-9a-f]{4,}\*/\s+(?:@!?U?P\w+\s+)?([A-Z][A-Z0-9_.]*)([^;]*)'
+#: A line of nvdisasm: a label, or an instruction and its operands.
+_LINE = re.compile(
+    r'^(?:(\.L_x_\d+):|[ \t]*/\*[0-9a-f]{4,}\*/\s+'
+    r'(?:@!?U?P\w+\s+)?([A-Z][A-Z0-9_.]*)([^;\n]*))',
+    re.MULTILINE,
 )
 
 
@@ -52,30 +56,17 @@ def parse_target(name):
     return GPUTarget('hip', name, 64)
 
 
-class _Driver:
-    """What Triton's compiler asks of a device's driver."""
-
-    def __init__(self, target, device):
-        self.target, self.device = target, device
-
-    def get_current_target(self):
-        return self.target
-
-    def get_current_device(self):
-        return self.device, self.target
-
-    def get_current_stream(self, device=None):
-        return 0
-
-    def get_active_torch_device(self):
-        return torch.device('cuda', 0)
-
-
 @contextmanager
 def _compiling_for(target, device='here'):
     # Asking for the active driver would look for a GPU.
     before = vars(driver).get('_active') or vars(driver).get('active')
-    driver.set_active(_Driver(target, device))
+    stand_in = SimpleNamespace(
+        get_current_target=lambda: target,
+        get_current_device=lambda: (device, target),
+        get_current_stream=lambda device=None: 0,
+        get_active_torch_device=lambda: torch.device('cuda', 0),
+    )
+    driver.set_active(stand_in)
     try:
         yield
     finally:
@@ -171,16 +162,8 @@ class Variant:
     @cached_property
     def instructions(self):
         """(name, operands) of NVIDIA's machine code, with labels as names."""
-        lines = self._binary('nvdisasm', '-c').splitlines()
-        found = []
-        for line in lines:
-            label = re.match(r'^(\.L_x_\d+):', line)
-            if label:
-                found.append((label[1], ''))
-            match = _INSTRUCTION.match(line)
-            if match:
-                found.append(match.groups())
-        return found
+        lines = _LINE.findall(self._binary('nvdisasm', '-c'))
+        return [(label or name, operands) for label, name, operands in lines]
 
     @cached_property
     def issued(self):

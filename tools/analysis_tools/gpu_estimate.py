@@ -108,13 +108,15 @@ def parse_args(argv=None):
     return args
 
 
-def load(name):
-    """A network by name, or the backbone of a config."""
-    if not name.endswith('.py'):
-        return build(name)
-    cfg = cli.load_config(name)
-    cli.require(cfg, name, ['model'])
-    return build_model(cfg).backbone.requires_grad_(True)
+def load(name, args):
+    """A :class:`Network` by name, or the backbone of a config as one."""
+    if name.endswith('.py'):
+        cfg = cli.load_config(name)
+        cli.require(cfg, name, ['model'])
+        model = build_model(cfg).backbone.requires_grad_(True)
+    else:
+        model = build(name)
+    return Network(model, AMP_DTYPES.get(args.amp), args.channels_last)
 
 
 class Estimate:
@@ -130,9 +132,7 @@ class Estimate:
         self.name, self.args = name, args
         self.variants = Variants(args.target)
         shape = (args.batch, 3, args.shape[0], args.shape[-1])
-        amp = AMP_DTYPES.get(args.amp)
-        network = Network(load(name), amp, args.channels_last)
-        self.costs = network.costs(shape, train, self.variants)
+        self.costs = load(name, args).costs(shape, train, self.variants)
 
     def seconds(self, cost):
         """At least, for reading and writing, computing, and issuing."""
@@ -184,38 +184,26 @@ HEAD = """\
 def show_variants(variants):
     print('| kernel | launches | registers | spills | loads and stores | s |')
     print('| --- | --- | --- | --- | --- | --- |')
-    for variant in variants:
-        resources = variant.resources
-        accesses = ', '.join(
-            f'{count} {name}' for name, count in variant.accesses.items()
-        )
-        print(
-            f'| {variant.name} | {variant.launches} '
-            f'| {resources["registers"]} | {resources["spills"]} | {accesses} '
-            f'| {variant.seconds:.1f} |'
-        )
+    for v in variants:
+        used = '{registers} | {spills}'.format(**v.resources)
+        moved = ', '.join(f'{n} {name}' for name, n in v.accesses.items())
+        figures = f'{v.launches} | {used} | {moved} | {v.seconds:.1f}'
+        print(f'| {v.name} | {figures} |')
 
 
 def setting(args):
-    size = f'{args.batch} x {args.shape[0]} x {args.shape[-1]}'
-    return ', '.join(
-        [
-            f'On paper, not measured: {size}',
-            f'AMP {args.amp}' if args.amp else 'float32',
-            'channels_last' if args.channels_last else 'contiguous',
-            f'{args.bandwidth:g} TB/s',
-            f'{args.tflops:g} TFLOP/s',
-            args.target,
-        ]
+    return (
+        'On paper, not measured: '
+        f'{args.batch} x {args.shape[0]} x {args.shape[-1]}, '
+        f'{f"AMP {args.amp}" if args.amp else "float32"}, '
+        f'{"channels_last" if args.channels_last else "contiguous"}, '
+        f'{args.bandwidth:g} TB/s, {args.tflops:g} TFLOP/s, {args.target}'
     )
 
 
 def peer_of(name):
-    return next(
-        peer
-        for start, peer in PEERS.items()
-        if name.rpartition(':')[2].startswith(start)
-    )
+    name = name.rpartition(':')[2]
+    return next(peer for key, peer in PEERS.items() if name.startswith(key))
 
 
 def sizes(iterations, padded):
@@ -244,14 +232,9 @@ def count_variants(network, args):
 
 
 def vary_sizes(name, args):
-    amp = AMP_DTYPES.get(args.amp)
-    network = Network(load(name), amp, args.channels_last)
-    variants, counts = count_variants(network, args)
-    steps = [n for n in (1, 2, 5, 10, 20, 60) if n < len(counts)]
-    text = ', '.join(
-        f'{counts[n - 1]} after {n}' for n in [*steps, len(counts)]
-    )
-    print(f'{name}, multi-scale training: variants {text}')
+    variants, counts = count_variants(load(name, args), args)
+    text = ', '.join(map(str, counts))
+    print(f'{name}, variants after each iteration: {text}')
     for kernel, count in collections.Counter(v.name for v in variants).items():
         print(f'  {count} {kernel}')
 
