@@ -391,11 +391,18 @@ class Transformer(Detector):
                 if isinstance(module, MultiScaleDeformableAttention):
                     module.forward = DeformableAttention(module)
 
+    def half(self) -> 'Transformer':
+        """Backbone and neck alone: positions need float32."""
+        for part in (self.detector.backbone, self.detector.neck):
+            part.half()
+        return self
+
     def run(self, x: Tensor) -> tuple[Tensor, ...]:
         """Images to boxes, scores and labels."""
         detector, head = self.detector, self.detector.bbox_head
         # Which mmdet views as sequences.
-        feats = tuple(level.contiguous() for level in self.extract(x))
+        feats = self.extract(x)
+        feats = tuple(level.float().contiguous() for level in feats)
         encoder_inputs, decoder_inputs = self._inputs(feats, x)
         encoded = detector.forward_encoder(**encoder_inputs)
         queries, head_inputs = detector.pre_decoder(**encoded)

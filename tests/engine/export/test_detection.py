@@ -112,6 +112,16 @@ def test_our_detectors(name, tmp_path):
     assert network.outputs[3:] == ('masks',) * has_masks
 
 
+def test_half_precision(tmp_path):
+    """Of a transformer; where NMS decides, random boxes are near ties."""
+    cfg = mmctx.get_config(OURS[2])
+    model, path = build(cfg), tmp_path / 'model.pt'
+    network = export.build(model, half=True)
+    export.save(network, path, 'torchscript', (96, 128), False, {})
+    comparisons = export.check_file(model, network, path, (96, 128), False)
+    assert 1e-6 < max(c.difference for c in comparisons) < 5e-2
+
+
 def test_suppression_is_that_of_mmcv():
     generator = torch.Generator().manual_seed(0)
     corner = torch.rand(2, 300, 2, generator=generator) * 100
