@@ -180,8 +180,8 @@ class ContextBackbone(BackboneArguments, BaseModule):
         norm_cfg (dict, optional): Norm layers. Defaults to those of the
             network; layer norms and norms of feature maps (N, C, H, W) cannot
             replace each other.
-        half_norms (bool): Layer norms read and write half precision under
-            autocast, which is faster on a GPU. Defaults to False.
+        half_norms (bool): Layer norms and layer scales write half precision
+            under autocast, which is faster on a GPU. Defaults to False.
         init_cfg (dict or list, optional): Initialisation. ``Pretrained``
             takes an ``mmctx://`` name, a released file, or a checkpoint of
             a classifier, detector or segmentor with this backbone, and with
