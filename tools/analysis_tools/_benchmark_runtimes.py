@@ -1,6 +1,7 @@
 """The runtimes that benchmark.py compares: what a deployed model costs."""
 
 import contextlib
+import logging
 import os
 import re
 import statistics
@@ -138,15 +139,19 @@ def quantise(source: Path, out: Path, batches: Iterable[Tensor]) -> None:
     from onnxruntime.quantization.shape_inference import quant_pre_process
 
     feeds = iter([dict(images=x.numpy()) for x in batches])
-    quant_pre_process(source, out, skip_symbolic_shape=True)
-    quantize_static(
-        out,
-        out,
-        SimpleNamespace(get_next=lambda: next(feeds, None)),
-        per_channel=True,
-        activation_type=QuantType.QUInt8,
-        weight_type=QuantType.QInt8,
-    )
+    logging.disable(logging.WARNING)  # About each weight of one channel.
+    try:
+        quant_pre_process(source, out, skip_symbolic_shape=True)
+        quantize_static(
+            out,
+            out,
+            SimpleNamespace(get_next=lambda: next(feeds, None)),
+            per_channel=True,
+            activation_type=QuantType.QUInt8,
+            weight_type=QuantType.QInt8,
+        )
+    finally:
+        logging.disable(logging.NOTSET)
 
 
 def _eager(subject: Subject) -> Run:
