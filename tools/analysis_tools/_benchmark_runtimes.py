@@ -29,6 +29,8 @@ from tools.analysis_tools._benchmark_timing import (
 from tools.analysis_tools.export_table import leave_constants
 
 CALIBRATION_IMAGES = 4
+#: Not sums and products: among those are the coordinates of sampling points.
+INT8_OPERATORS = ['Conv', 'Gemm', 'MatMul', 'MaxPool', 'Relu']
 #: Images that a runtime is compared on: classifiers, backbones.
 CHECKED_IMAGES, CHECKED_MAPS = 16, 2
 
@@ -132,8 +134,8 @@ def unfinished(path: Path) -> Iterator[Path]:
 def quantise(source: Path, out: Path, batches: Iterable[Tensor]) -> None:
     """Write the int8 form of an ONNX file.
 
-    Static: weights by channel, feature maps by the range that they have on
-    the batches. Written as QDQ, which other runtimes read, too.
+    Static: weights by channel, the inputs of layers by the range that they
+    have on the batches. Written as QDQ, which other runtimes read, too.
     """
     from onnxruntime.quantization import QuantType, quantize_static
     from onnxruntime.quantization.shape_inference import quant_pre_process
@@ -146,6 +148,7 @@ def quantise(source: Path, out: Path, batches: Iterable[Tensor]) -> None:
             out,
             out,
             SimpleNamespace(get_next=lambda: next(feeds, None)),
+            op_types_to_quantize=INT8_OPERATORS,
             per_channel=True,
             activation_type=QuantType.QUInt8,
             weight_type=QuantType.QInt8,
