@@ -254,7 +254,7 @@ def test_runtimes_side_by_side(tmp_path, monkeypatch, capsys):
         assert 'pip install openvino' in rows[name, 'openvino']['error']
     table = capsys.readouterr().out
     assert '| fickle | onnxruntime | another result than in eager' in table
-    assert '| ours | openvino | needs OpenVINO: pip install' in table
+    assert '| ours | openvino | OpenVINO is not installed: pip' in table
 
 
 def test_files_of_other_weights_are_not_timed(tmp_path, monkeypatch, capsys):

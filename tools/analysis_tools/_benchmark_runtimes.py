@@ -14,6 +14,7 @@ from importlib import metadata
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Callable
+from unittest import mock
 
 import torch
 from torch import Tensor, nn
@@ -84,6 +85,7 @@ class Subject:
         self.path = folder / f'{stem}{kind}_{size}.onnx'
 
     def batches(self, count: int, first: int = 0) -> Iterator[Tensor]:
+        """Single images, numbered from ``first``."""
         for seed in range(first, first + count):
             yield images(self.network, (1, *self.shape), seed)
 
@@ -173,7 +175,9 @@ def _openvino(file: Callable, subject: Subject) -> Run:
     try:
         import openvino
     except ImportError as error:
-        raise cli.UserError('needs OpenVINO: pip install openvino') from error
+        raise cli.UserError(
+            'OpenVINO is not installed: pip install openvino'
+        ) from error
     settings = dict(
         INFERENCE_NUM_THREADS=torch.get_num_threads(),
         # Its default is bfloat16 where the processor has it.
@@ -229,20 +233,20 @@ def agreement(run: Run, subject: Subject) -> dict:
 def add_figures(rows: list[dict], seconds: dict) -> None:
     """Add times and ratios, to the peer in the same runtime and to eager."""
     for row in rows:
-        times = seconds.get((row['model'], row['runtime']))
         row.update(speed_ratio=None, eager_ratio=None)
+        times = seconds.get((row['model'], row['runtime']))
+        if not times:
+            continue
+        # It may not run in eager mode here, nor its peer in this runtime.
         peer = seconds.get((row['peer'], row['runtime']))
         eager = seconds.get((row['model'], 'eager'))
-        if times:
-            row['seconds'] = statistics.median(times)
-        if times and peer:
+        row['seconds'] = statistics.median(times)
+        if peer:
             _, row['speed_ratio'], row['spread'] = median_and_ratios(
                 times, peer
             )
-        if times and eager:
-            _, row['eager_ratio'], row['eager_spread'] = median_and_ratios(
-                times, eager
-            )
+        if eager:
+            _, row['eager_ratio'], _ = median_and_ratios(times, eager)
 
 
 def versions() -> Iterator[str]:
@@ -262,7 +266,8 @@ def run_runtimes(names, case, shape, args, stopwatch) -> list[dict]:
         ).absolute()
         folder.mkdir(parents=True, exist_ok=True)
         if args.exports:
-            os.environ['TORCHINDUCTOR_CACHE_DIR'] = str(folder / 'compiled')
+            cache = dict(TORCHINDUCTOR_CACHE_DIR=str(folder / 'compiled'))
+            stack.enter_context(mock.patch.dict(os.environ, cache))
         for name in names:
             subject = Subject(name, args.backbones, shape, folder)
             x = next(subject.batches(1))
