@@ -73,8 +73,7 @@ def _keep_equalities(program: Any) -> None:
 
 def _save_onnx(network, path, shape, dynamic, metadata) -> None:
     require_onnx()
-    # It names each layer norm that it leaves.
-    logging.getLogger('onnxscript').setLevel(logging.ERROR)
+    logging.getLogger('onnxscript').setLevel(logging.ERROR)  # not each norm
     program = torch.onnx.export(
         _export(network, shape, dynamic),
         dynamo=True,
@@ -172,8 +171,7 @@ def read(
     if path.suffix == '.onnx':
         return _read_onnx(path, threads)
     if path.suffix == '.pt2':
-        program = torch.export.load(path, extra_files=files)
-        module = program.module()
+        module = torch.export.load(path, extra_files=files).module()
     else:
         import torchvision  # noqa: F401  (its operators)
 
