@@ -5,6 +5,7 @@ Imported by its name, as processes that it spawns import it too.
 
 import functools
 import json
+import sys
 from argparse import Namespace
 
 import pytest
@@ -12,8 +13,8 @@ import torch
 from PIL import Image
 
 from mmctx.engine import cli
-from tools.analysis_tools import benchmark
-from tools.analysis_tools._benchmark_models import build
+from tools.analysis_tools import _benchmark_runtimes, benchmark
+from tools.analysis_tools._benchmark_models import build, build_backbone
 from tools.analysis_tools._benchmark_ops import (
     OPERATORS,
     make_step,
@@ -141,6 +142,13 @@ def test_steps_of_an_operator():
         (['op:attention'], "'op:attention' is no operator"),
         (['--rounds', '0'], 'rounds must be 1 or more'),
         (['--cases', 'eval:224'], "'eval:224' is not of the form"),
+        (['--exports', 'folder'], 'are for --runtime'),
+        (['--runtime', 'eager', '--cases', 'eval:2x64x64'], 'single images'),
+        (['--runtime', 'eager', '--amp', 'bf16'], 'leave --amp away'),
+        (
+            ['op:local_aggregation', '--runtime', 'eager'],
+            'takes models, not op:local_aggregation',
+        ),
     ],
 )
 def test_wrong_arguments(argv, message):
@@ -178,3 +186,108 @@ def test_compiled_run(tmp_path, monkeypatch):
     assert model['first_seconds'] > model['seconds']
     # the model, and the operator and its peer on four maps
     assert len(graphs) == 1 + 2 * 4
+
+
+class Small(torch.nn.Sequential):
+    """Exporters see another network, if it is ``fickle``."""
+
+    fickle = False
+
+    def __init__(self):
+        super().__init__(
+            torch.nn.Conv2d(3, 8, 3, 2),
+            torch.nn.BatchNorm2d(8),
+            torch.nn.ReLU(),
+            torch.nn.AdaptiveAvgPool2d(1),
+            torch.nn.Flatten(),
+            torch.nn.Linear(8, 5),
+        )
+
+    def forward(self, x):
+        return super().forward(x) + int(
+            self.fickle and torch.compiler.is_exporting()
+        )
+
+
+def run_small_models(monkeypatch, tmp_path, names, *runtimes):
+    """Rows of a run, by model and runtime."""
+
+    def make(name):
+        model = Small()
+        model.fickle = name == 'fickle'
+        return model
+
+    monkeypatch.setattr(_benchmark_runtimes, 'build', make)
+    monkeypatch.setitem(sys.modules, 'openvino', None)
+    path = tmp_path / 'figures.json'
+    benchmark.main(
+        [*names, '--peer', 'peer', '--rounds', '1', '--cases', 'eval:1x64x64',
+         '--runtime', *runtimes, '--exports', str(tmp_path / 'exports'),
+         '--json', str(path), '--plot', str(tmp_path / 'figures.png')]
+    )  # fmt: skip
+    rows = json.loads(path.read_text())['runtimes']
+    return {(row['model'], row['runtime']): row for row in rows}
+
+
+def test_runtimes_side_by_side(tmp_path, monkeypatch, capsys):
+    pytest.importorskip('onnxruntime')
+    compiler = functools.partial(torch.compile, backend='eager')
+    monkeypatch.setattr(torch, 'compile', compiler)
+    rows = run_small_models(
+        monkeypatch, tmp_path, ['ours', 'fickle'],
+        'eager', 'compiled', 'onnxruntime', 'onnxruntime:int8', 'openvino',
+    )  # fmt: skip
+    assert len(rows) == 3 * 5
+    for runtime in ('eager', 'compiled', 'onnxruntime', 'onnxruntime:int8'):
+        row, peer = rows['ours', runtime], rows['peer', runtime]
+        # Of one round.
+        assert row['speed_ratio'] == peer['seconds'] / row['seconds']
+        eager = rows['ours', 'eager']['seconds']
+        assert row['eager_ratio'] == eager / row['seconds']
+    assert 0 < rows['ours', 'onnxruntime']['difference'] < 1e-5
+    assert 1e-4 < rows['ours', 'onnxruntime:int8']['difference'] < 0.2
+    assert 0 <= rows['ours', 'onnxruntime:int8']['same_class'] <= 1
+    wrong = rows['fickle', 'onnxruntime']
+    assert wrong['error'] == 'another result than in eager mode'
+    assert wrong['difference'] > 0.1 and 'seconds' not in wrong
+    for name in ('ours', 'peer'):
+        assert 'pip install openvino' in rows[name, 'openvino']['error']
+    table = capsys.readouterr().out
+    assert '| fickle | onnxruntime | another result than in eager' in table
+    assert '| ours | openvino | OpenVINO is not installed: pip' in table
+
+
+def test_files_of_other_weights_are_not_timed(tmp_path, monkeypatch, capsys):
+    pytest.importorskip('onnxruntime')
+    run = functools.partial(
+        run_small_models, monkeypatch, tmp_path, ['peer'], 'onnxruntime'
+    )
+    run()
+    assert 'peer: exporting' in capsys.readouterr().err
+    assert 'seconds' in run()['peer', 'onnxruntime']
+    assert 'exporting' not in capsys.readouterr().err
+    monkeypatch.setattr(
+        _benchmark_runtimes, 'leave_constants', torch.nn.Module.requires_grad_
+    )
+    assert 'another result' in run()['peer', 'onnxruntime']['error']
+
+
+@pytest.mark.parametrize(
+    'name',
+    ['coat_lite_tiny', 'timm:resnet18', 'torchvision:resnet18',
+     'torchvision:swin_t'],
+)  # fmt: skip
+def test_backbones(name):
+    network = _benchmark_runtimes.Deployed(build_backbone(name), (64, 96))
+    maps = network(torch.randn(1, 3, 64, 96))
+    channels_last = name.endswith('swin_t')
+    sizes = [tuple(x.shape[1:3] if channels_last else x.shape[2:])
+             for x in maps]  # fmt: skip
+    assert sizes[-4:] == [(16, 24), (8, 12), (4, 6), (2, 3)]
+
+
+def test_unknown_backbones_are_named():
+    with pytest.raises(cli.UserError, match='VGG: of torchvision only'):
+        build_backbone('torchvision:vgg11')
+    with pytest.raises(cli.UserError, match="'resnet50' is no model"):
+        build_backbone('resnet50')

@@ -35,14 +35,19 @@ class Plain(torch.nn.Module):
             return self.model(x)
 
 
-def _ours(name):
+def _own(name):
+    """A name, if mmctx has it."""
     if name not in mmctx.list_models():
         raise cli.UserError(
             f'{name!r} is no model of mmctx, nor LIBRARY:NAME with one of '
             f'{", ".join(LIBRARIES)}; mmctx has '
             f'{", ".join(mmctx.list_models())}'
         )
-    return mmctx.get_model(name)
+    return name
+
+
+def _ours(name):
+    return mmctx.get_model(_own(name))
 
 
 def _torchvision(name):
@@ -84,6 +89,34 @@ def build(name):
     if library in LIBRARIES:
         return LIBRARIES[library](model_name)
     return _ours(name)
+
+
+def build_backbone(name):
+    """What a detector takes of a model: images to four feature maps."""
+    library, _, model_name = name.rpartition(':')
+    if library == 'timm':
+        import timm
+
+        return timm.create_model(model_name, features_only=True)
+    if library == 'torchvision':
+        return _torchvision_stages(_torchvision(model_name))
+    return mmctx.get_backbone(_own(name))
+
+
+def _torchvision_stages(model):
+    from torchvision.models import ConvNeXt, ResNet, SwinTransformer
+    from torchvision.models._utils import IntermediateLayerGetter
+
+    if isinstance(model, ResNet):
+        names = ['layer1', 'layer2', 'layer3', 'layer4']
+    elif isinstance(model, (ConvNeXt, SwinTransformer)):
+        model, names = model.features, ['1', '3', '5', '7']
+    else:
+        raise cli.UserError(
+            f'{type(model).__name__}: of torchvision only ResNet, ConvNeXt '
+            'and SwinTransformer are timed as backbones; timm:NAME may do'
+        )
+    return IntermediateLayerGetter(model, {name: name for name in names})
 
 
 def prepare(name, mode, args):

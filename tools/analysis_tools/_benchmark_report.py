@@ -1,7 +1,7 @@
 """Tables and pictures of what benchmark.py measures."""
 
 from pathlib import Path
-from typing import Union
+from typing import Optional, Union
 
 
 def _markdown(head: list[str], lines: list[list[str]]) -> str:
@@ -40,9 +40,36 @@ def operator_table(rows: list[dict]) -> str:
     )  # fmt: skip
 
 
+def runtime_table(rows: list[dict], peer: str) -> str:
+    return _markdown(
+        ['case', 'model', 'runtime', 'ms', f'speed, of {peer} in the same',
+         'range over rounds', 'speed, of eager', 'difference from eager',
+         'same top class'],
+        [[row['case'], row['model'], row['runtime'], *_deployed(row)]
+         for row in rows],
+    )  # fmt: skip
+
+
+def _deployed(row: dict) -> list[str]:
+    difference, share = row.get('difference'), row.get('same_class')
+    return [
+        row.get('error') or f'{row["seconds"] * 1000:.0f}',
+        _optional(row['speed_ratio'], '.2f'),
+        _spread(row) if row['speed_ratio'] else '',
+        _optional(row['eager_ratio'], '.2f'),
+        _optional(difference, '.0e'),
+        _optional(share, '.0%'),
+    ]
+
+
+def _optional(value: Optional[float], form: str) -> str:
+    return '' if value is None else format(value, form)
+
+
 def _label(row: dict) -> str:
     name = row.get('model') or f'{row["operator"]} {row["map"]}'
-    return f'{name}, {row["case"]}'
+    runtime = f' in {row["runtime"]}' if 'runtime' in row else ''
+    return f'{name}{runtime}, {row["case"]}'
 
 
 def plot(rows: list[dict], out_file: Union[str, Path], title: str) -> None:

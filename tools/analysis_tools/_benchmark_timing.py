@@ -1,6 +1,7 @@
 """How benchmark.py measures time."""
 
 import math
+import statistics
 import time
 from typing import Callable
 
@@ -96,3 +97,18 @@ def time_rounds(
         for name, step in steps.items():
             seconds[name].append(stopwatch(step, calls[name]))
     return seconds
+
+
+def median_and_ratios(
+    times: list[float], peer_times: list[float]
+) -> tuple[float, float, list[float]]:
+    """Seconds, speed relative to a peer, and the range of that.
+
+    The first two are medians over rounds; the peer took the same rounds.
+    """
+    speeds = [theirs / own for theirs, own in zip(peer_times, times)]
+    return (
+        statistics.median(times),
+        statistics.median(speeds),
+        [min(speeds), max(speeds)],
+    )

@@ -14,7 +14,6 @@ import json
 import os
 import platform
 import re
-import statistics
 import sys
 from functools import partial
 from pathlib import Path
@@ -42,10 +41,17 @@ from tools.analysis_tools._benchmark_report import (
     model_table,
     operator_table,
     plot,
+    runtime_table,
+)
+from tools.analysis_tools._benchmark_runtimes import (
+    RUNTIMES,
+    run_runtimes,
+    versions,
 )
 from tools.analysis_tools._benchmark_timing import (
     Stopwatch,
     first_seconds,
+    median_and_ratios,
     time_rounds,
 )
 
@@ -59,6 +65,7 @@ DEFAULT_NAMES = [
     *OPERATORS,
 ]
 DEFAULT_CASES = ['eval:2x224x224', 'train:2x160x160']
+DEPLOYED_CASES = ['eval:1x224x224']
 
 
 def parse_args(argv=None):
@@ -74,7 +81,7 @@ def parse_args(argv=None):
         'torchvision with the batch folded into the channels.',
     )
     parser.add_argument(
-        'names', nargs='*', metavar='NAME', default=DEFAULT_NAMES,
+        'names', nargs='*', metavar='NAME',
         help='models and operators; default: a model of each family and the '
         'operators',
     )  # fmt: skip
@@ -86,19 +93,18 @@ def parse_args(argv=None):
     parser.add_argument(
         '--cases',
         nargs='+',
-        default=DEFAULT_CASES,
         metavar='MODE:NxHxW',
         help='what to time; MODE is eval or train (forward and backward), '
         'NxHxW the images; several cases show how time scales with batch and '
-        f'resolution; default: {" ".join(DEFAULT_CASES)}',
+        f'resolution; default: {" ".join(DEFAULT_CASES)}, with --runtime '
+        f'{" ".join(DEPLOYED_CASES)}',
     )
     parser.add_argument('--rounds', type=int, default=3)
     parser.add_argument('--threads', type=int, default=None)
     parser.add_argument(
         '--device',
         choices=['cpu', 'cuda'],
-        default='cuda' if torch.cuda.is_available() else 'cpu',
-        help='default: the GPU if there is one',
+        help='default: the GPU if there is one, with --runtime the CPU',
     )
     parser.add_argument(
         '--amp',
@@ -114,11 +120,41 @@ def parse_args(argv=None):
     parser.add_argument(
         '--channels-last', action='store_true', help='NHWC memory format'
     )
+    parser.add_argument(
+        '--runtime',
+        nargs='+',
+        choices=RUNTIMES,
+        help='what a deployed model costs on a CPU: every model in these '
+        'runtimes, beside the peer in the same; int8 is calibrated static '
+        'quantisation by onnxruntime',
+    )
+    parser.add_argument(
+        '--exports',
+        metavar='DIR',
+        help='where files for --runtime and compiled code stay for the next '
+        'run; by default a temporary folder',
+    )
+    parser.add_argument(
+        '--backbones',
+        action='store_true',
+        help='with --runtime: models of mmctx, torchvision and timm without '
+        'their heads',
+    )
     parser.add_argument('--json', metavar='FILE', help='where figures go')
     parser.add_argument(
         '--plot', metavar='FILE', help='where a picture of the ratios goes'
     )
     args = parser.parse_args(argv)
+    on_gpu = torch.cuda.is_available() and not args.runtime
+    args.device = args.device or ('cuda' if on_gpu else 'cpu')
+    args.cases = args.cases or (
+        DEPLOYED_CASES if args.runtime else DEFAULT_CASES
+    )
+    args.names = args.names or [
+        name
+        for name in DEFAULT_NAMES
+        if not (args.runtime and name in OPERATORS)
+    ]
     check(args)
     return args
 
@@ -138,6 +174,37 @@ def check(args):
         )
     for case in args.cases:
         parse_case(case)
+    if args.runtime:
+        check_runtimes(args)
+    elif args.exports or args.backbones:
+        raise cli.UserError('--exports and --backbones are for --runtime')
+
+
+def check_runtimes(args):
+    unfit = [
+        flag
+        for flag, value in {
+            '--amp': args.amp,
+            '--compile': args.compile,
+            '--channels-last': args.channels_last,
+            '--device cuda': args.device == 'cuda',
+        }.items()
+        if value
+    ]
+    if unfit:
+        raise cli.UserError(
+            f'--runtime times float32 and int8 on a CPU: leave '
+            f'{" and ".join(unfit)} away'
+        )
+    for name in args.names:
+        if name in OPERATORS:
+            raise cli.UserError(f'--runtime takes models, not {name}')
+    for case in args.cases:
+        mode, (n, *_) = parse_case(case)
+        if mode != 'eval' or n != 1:
+            raise cli.UserError(
+                f'--runtime times single images, eval:1xHxW; got {case}'
+            )
 
 
 def parse_case(text):
@@ -157,11 +224,11 @@ def compare(steps, peer, args, stopwatch):
     seconds = time_rounds(stopwatch, steps, args.rounds)
     figures = {}
     for name, times in seconds.items():
-        ratios = [a / b for a, b in zip(seconds[peer], times)]
+        median, speed, spread = median_and_ratios(times, seconds[peer])
         figures[name] = dict(
-            seconds=statistics.median(times),
-            speed_ratio=statistics.median(ratios),
-            spread=[min(ratios), max(ratios)],
+            seconds=median,
+            speed_ratio=speed,
+            spread=spread,
             first_seconds=first.get(name),
         )
     return figures
@@ -268,6 +335,8 @@ def processor():
 def setting(args):
     """Where and how everything runs, in a line."""
     gpu = args.device == 'cuda'
+    if args.runtime:
+        return ', '.join([processor(), *versions()])
     return ', '.join(
         [
             torch.cuda.get_device_name() if gpu else processor(),
@@ -285,25 +354,32 @@ def main(argv=None):
         torch.set_num_threads(args.threads)
     operators = [n for n in dict.fromkeys(args.names) if n in OPERATORS]
     models = [n for n in args.names if n not in OPERATORS]
-    if args.compile:
+    names = list(dict.fromkeys([args.peer, *models])) if models else []
+    if args.compile or args.runtime:
         # Models share code; past a limit PyTorch would run them eagerly.
         torch._dynamo.config.cache_size_limit = 64
     stopwatch = Stopwatch(torch.device(args.device))
     print(setting(args))
-    figures = dict(setting=setting(args), models=[], operators=[])
+    figures = dict(setting=setting(args), models=[], operators=[], runtimes=[])
     for case in args.cases:
-        if models:
-            names = list(dict.fromkeys([args.peer, *models]))
+        if args.runtime:
+            figures['runtimes'] += run_runtimes(
+                names, case, parse_case(case)[1][2:], args, stopwatch
+            )
+        elif models:
             figures['models'] += run_models(names, case, args, stopwatch)
         figures['operators'] += run_operators(operators, case, args, stopwatch)
-    if models:
+    if args.runtime:
+        print(runtime_table(figures['runtimes'], args.peer))
+    elif models:
         print(model_table(figures['models'], args.peer))
     if operators:
         print(operator_table(figures['operators']))
     if args.json:
         Path(args.json).write_text(json.dumps(figures, indent=2) + '\n')
     if args.plot:
-        rows = [*figures['models'], *figures['operators']]
+        rows = [row for part in ('models', 'operators', 'runtimes')
+                for row in figures[part] if row['speed_ratio']]  # fmt: skip
         plot(rows, args.plot, figures['setting'])
 
 

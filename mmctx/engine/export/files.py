@@ -1,6 +1,7 @@
 """Files of three formats, with metadata, and how to run them."""
 
 import json
+import logging
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
@@ -72,11 +73,11 @@ def _keep_equalities(program: Any) -> None:
 
 def _save_onnx(network, path, shape, dynamic, metadata) -> None:
     require_onnx()
+    logging.getLogger('onnxscript').setLevel(logging.ERROR)  # not each norm
     program = torch.onnx.export(
         _export(network, shape, dynamic),
         dynamo=True,
         verbose=False,
-        optimize=False,
         input_names=['images'],
         output_names=list(network.outputs),
     )
@@ -91,7 +92,6 @@ def _save_program(network, path, shape, dynamic, metadata) -> None:
 
 
 def _save_script(network, path, shape, dynamic, metadata) -> None:
-    network.fixed_shape = None if dynamic else tuple(shape)
     x = example(network, (2 if dynamic else 1, *shape))
     module = torch.jit.trace(network, x, check_trace=False)
     files = {METADATA: json.dumps(metadata)}
@@ -147,6 +147,7 @@ def save(
             'before it is quantised, and quantise the file '
             '(onnxruntime.quantization), or export --to torchscript'
         )
+    network.fixed_shape = None if dynamic else tuple(shape)
     try:
         with warnings.catch_warnings(), torch.no_grad():
             warnings.simplefilter('ignore')
@@ -170,8 +171,7 @@ def read(
     if path.suffix == '.onnx':
         return _read_onnx(path, threads)
     if path.suffix == '.pt2':
-        program = torch.export.load(path, extra_files=files)
-        module = program.module()
+        module = torch.export.load(path, extra_files=files).module()
     else:
         import torchvision  # noqa: F401  (its operators)
 

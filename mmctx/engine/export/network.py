@@ -1,5 +1,6 @@
 """What all exported networks share."""
 
+from contextlib import nullcontext
 from typing import Any, Optional
 
 import torch
@@ -44,7 +45,7 @@ class Network(nn.Module):
     task = ''
     outputs: tuple[str, ...] = ()
     is_half = False
-    #: Height and width of which alone a traced module is right.
+    #: Height and width of the images, if they cannot change.
     fixed_shape: Optional[tuple] = None
 
     def __init__(self) -> None:
@@ -56,7 +57,7 @@ class Network(nn.Module):
         """Images (N, C, H, W) to the outputs."""
         if self.fixed_shape is not None and torch.jit.is_tracing():
             images = _of_shape(images, *self.fixed_shape)
-        with SizeFreePooling():
+        with nullcontext() if self.fixed_shape else SizeFreePooling():
             outputs = self.run(self.preprocess(images))
         return tuple(
             x.float() if x.is_floating_point() else x for x in outputs

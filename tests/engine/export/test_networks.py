@@ -194,6 +194,21 @@ def test_pooling_stands_in(pool, size):
     assert torch.equal(functional, x[..., ::2, ::2])
 
 
+def test_files_of_one_size_hold_what_runtimes_fuse(tmp_path):
+    onnx = pytest.importorskip('onnx')
+    model = nn.Sequential(
+        nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.ReLU(),
+        nn.MaxPool2d(3, 2, 1), nn.AdaptiveAvgPool2d(1),
+    ).eval()  # fmt: skip
+    table.leave_constants(model)
+    network, path = export.build(model), tmp_path / 'model.onnx'
+    export.save(network, path, 'onnx', (32, 40), False, {})
+    export.check_file(model, network, path, (32, 40), False)
+    nodes = [node.op_type for node in onnx.load(str(path)).graph.node]
+    # The norm is in the convolution; iterating over the batch is a slice.
+    assert nodes[:4] == ['Conv', 'Relu', 'MaxPool', 'ReduceMean']
+
+
 def test_onnx_is_an_extra(monkeypatch):
     monkeypatch.setitem(__import__('sys').modules, 'onnxruntime', None)
     with pytest.raises(export.Refusal, match=r'install "mmctx\[export\]"'):
