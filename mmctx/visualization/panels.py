@@ -91,7 +91,7 @@ def draw_panels(
                 _draw_on_picture(axes, panel, values, picture, size, at)
             elif values.ndim == 1:
                 axes.plot(values, marker='.')
-                axes.set(ylim=(0, None))
+                axes.set(ylim=(0, 1.1 * high or None))
             else:
                 axes.imshow(values, aspect='auto', **_colours(values))
         line[0].set_ylabel(name, fontsize=7)
