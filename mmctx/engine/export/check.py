@@ -206,9 +206,7 @@ def match(
             scale = side if name == 'boxes' else 1.0
             difference = (actual[name][i] - x[k]).abs().max() / scale
             worst = max(worst, difference.item())
-    if (actual['scores'][free] > cut).any():
-        return math.inf
-    return worst
+    return math.inf if (actual['scores'][free] > cut).any() else worst
 
 
 def _normalised(model: nn.Module, network: Network, batch: Tensor) -> Tensor:

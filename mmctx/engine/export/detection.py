@@ -249,8 +249,7 @@ class Detector(Network):
 
     def image_size(self, x: Tensor) -> Tensor:
         """Width, height, width, height."""
-        height, width = length(x, 2), length(x, 3)
-        return torch.stack((width, height, width, height))
+        return torch.stack((length(x, 3), length(x, 2)) * 2)
 
     def extract(self, x: Tensor) -> tuple[Tensor, ...]:
         """Feature maps of the neck."""
@@ -350,8 +349,7 @@ class TwoStage(Detector):
         for extract, head in zip(self.mask_features, self.mask_heads):
             masks = head(self.cast(extract(feats, boxes))).float().sigmoid()
             if masks.shape[1] > 1:
-                shape = -1, -1, *masks.shape[2:]
-                masks = masks.gather(1, index.expand(*shape))
+                masks = masks.gather(1, index.expand(-1, -1, *masks.shape[2:]))
             total = total + masks.squeeze(1)
         masks = (total / len(self.mask_heads)).unflatten(0, labels.shape)
         return masks * (scores > 0)[..., None, None]
@@ -401,8 +399,7 @@ class Transformer(Detector):
         """Images to boxes, scores and labels."""
         detector, head = self.detector, self.detector.bbox_head
         # Which mmdet views as sequences.
-        feats = self.extract(x)
-        feats = tuple(level.float().contiguous() for level in feats)
+        feats = tuple(f.float().contiguous() for f in self.extract(x))
         encoder_inputs, decoder_inputs = self._inputs(feats, x)
         encoded = detector.forward_encoder(**encoder_inputs)
         queries, head_inputs = detector.pre_decoder(**encoded)
@@ -540,8 +537,6 @@ def build_detector(detector: nn.Module) -> Detector:
         Refusal: It, or a part of it, cannot be exported.
     """
     if isinstance(detector, TwoStageDetector):
-        own(detector.roi_head, StandardRoIHead, CascadeRoIHead,
-            SingleMaskCascadeRoIHead)  # fmt: skip
         return TwoStage(detector)
     if type(detector) in (DETR, DeformableDETR, SMCADETR):
         return Transformer(detector)
