@@ -30,6 +30,10 @@ SMALL = [
     'train_cfg.max_epochs=1',
     'train_dataloader.batch_size=2',
     *(f'{x}_dataloader.num_workers=0' for x in ('train', 'val', 'test')),
+    # Else proposals score alike, and rounding decides which NMS keeps.
+    'model.rpn_head.init_cfg.type=Normal',
+    'model.rpn_head.init_cfg.layer=Conv2d',
+    'model.rpn_head.init_cfg.std=0.2',
 ]
 ALL_BOXES = ('--cfg-options', 'model.test_cfg.rcnn.score_thr=0')
 CHECKPOINT = f'work_dirs/{DETECTOR}/epoch_1.pth'

@@ -14,7 +14,6 @@ from torch import Tensor
 
 from mmctx.ops.conv_attention import cpu
 from mmctx.ops.dispatch import cpu_variant
-from mmctx.ops.precision import without_autocast
 
 #: Heads of the relative position encoding by window size.
 WINDOWS = {3: 2, 5: 3, 7: 3}
@@ -188,7 +187,10 @@ class ConvAttention(nn.Module):
         if encoding is not None:
             # A class token, in front, has no position.
             first = q.shape[2] - size[0] * size[1]
-            maps = (x[..., first:].unflatten(2, size) for x in (q, v))
+            maps = (
+                q[..., first:].unflatten(2, size),
+                v[..., first:].unflatten(2, size),
+            )
             out = out + F.pad(encoding(*maps).flatten(2), (first, 0))
         return out.mT
 
@@ -198,7 +200,8 @@ class ConvAttention(nn.Module):
         Operators that sum in float32, whatever they read. Autocast would have
         softmax read and write float32, too.
         """
-        with without_autocast(k):
+        device = 'cpu' if k.is_meta else k.device.type
+        with torch.autocast(device, enabled=False):
             weights = k.softmax(2).unflatten(1, self.heads)
             return v.unflatten(1, self.heads) @ weights.mT
 
