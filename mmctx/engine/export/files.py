@@ -73,7 +73,8 @@ def _keep_equalities(program: Any) -> None:
 
 def _save_onnx(network, path, shape, dynamic, metadata) -> None:
     require_onnx()
-    logging.getLogger('onnxscript').setLevel(logging.ERROR)  # not each norm
+    for name in ('onnxscript', 'onnx_ir'):  # they warn of each norm
+        logging.getLogger(name).setLevel(logging.ERROR)
     program = torch.onnx.export(
         _export(network, shape, dynamic),
         dynamo=True,
