@@ -1,11 +1,5 @@
-_base_ = [
-    '../_base_/models/bccd_faster-rcnn_fpn.py',
-    '../_base_/datasets/bccd_detection.py',
-    '../_base_/schedules/bccd_detection.py',
-    '../_base_/runtime/digit_scenes_mmdet.py',
-]
+_base_ = './faster-rcnn_r18_fpn_bccd.py'
 
 model = dict(
-    backbone=dict(type='ResNet', depth=50, norm_eval=False),
-    neck=dict(in_channels=[256, 512, 1024, 2048]),
+    backbone=dict(depth=50), neck=dict(in_channels=[256, 512, 1024, 2048])
 )

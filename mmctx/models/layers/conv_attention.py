@@ -200,6 +200,7 @@ class ConvAttention(nn.Module):
         Operators that sum in float32, whatever they read. Autocast would have
         softmax read and write float32, too.
         """
+        # Autocast does not know meta tensors.
         device = 'cpu' if k.is_meta else k.device.type
         with torch.autocast(device, enabled=False):
             weights = k.softmax(2).unflatten(1, self.heads)
